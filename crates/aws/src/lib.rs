@@ -1,0 +1,5 @@
+//! Highwater's ports on the AWS SDK. SDK types stay inside this crate; the ports are narrow and speak our types.
+#![warn(missing_docs)]
+
+#[cfg(feature = "s3")]
+pub mod s3;

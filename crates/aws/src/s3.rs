@@ -1,0 +1,450 @@
+//! Object storage: conditional creation, ranged reads, checked multipart uploads. Nothing here overwrites or deletes.
+//!
+//! Relies on: `If-None-Match: *` on PutObject and CompleteMultipartUpload, CRC-64/NVME checksums.
+//! Retries: the SDK's (five attempts) on requests; ours (five) on bodies that break off while being read.
+//! What a crash leaves: an unfinished multipart upload, which the bucket's lifecycle rule removes.
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::{Bytes, BytesMut};
+use highwater_core::Failure;
+use std::error::Error as StdError;
+use std::ops::Range;
+use std::time::Duration;
+
+/// How often a request, or the reading of a body, is tried.
+const ATTEMPTS: u32 = 5;
+
+/// Why an operation on an object failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} s3://{bucket}/{key}: {kind}{}", detail.as_deref().map(|d| format!(" ({d})")).unwrap_or_default())]
+pub struct StoreError {
+    /// Verb, like `get` or `upload part 17 of`.
+    pub operation: String,
+    /// The bucket.
+    pub bucket: String,
+    /// The key.
+    pub key: String,
+    /// What went wrong.
+    pub kind: StoreErrorKind,
+    /// What the service or the transport said.
+    pub detail: Option<String>,
+}
+
+/// The kinds of storage error that callers tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StoreErrorKind {
+    /// No such object, version, bucket or upload.
+    #[error("not found")]
+    NotFound,
+    /// The key is taken by something else.
+    #[error("the key already holds another object")]
+    AlreadyExists,
+    /// Credentials missing, expired or not permitted.
+    #[error("access denied")]
+    AccessDenied,
+    /// The service computed another checksum or size than we did, or returned less than asked for.
+    #[error("the stored bytes differ from what was sent")]
+    Mismatch,
+    /// Throttled, timed out, reset, or an internal error of the service: retried, and still failing.
+    #[error("the service did not succeed after retries")]
+    Unavailable,
+    /// The request itself is wrong; retrying cannot help.
+    #[error("the service refused the request")]
+    Refused,
+}
+
+impl StoreErrorKind {
+    /// The class of failure an operation ends with when nothing handles this.
+    pub fn failure(self) -> Failure {
+        match self {
+            Self::NotFound | Self::Mismatch => Failure::Damaged,
+            Self::AlreadyExists => Failure::Document,
+            Self::AccessDenied => Failure::AccessDenied,
+            Self::Unavailable => Failure::Storage,
+            Self::Refused => Failure::Precondition,
+        }
+    }
+}
+
+/// What S3 says of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Bytes stored.
+    pub size: u64,
+    /// CRC-64/NVME of the whole object as S3 computed it, base64; absent where the store keeps none.
+    pub crc64nvme: Option<String>,
+    /// The version, where the bucket keeps versions.
+    pub version_id: Option<String>,
+}
+
+/// An object that now exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The version, where the bucket keeps versions.
+    pub version_id: Option<String>,
+}
+
+/// CRC-64/NVME in the form S3 prints: base64 of eight big-endian bytes.
+pub fn crc64nvme_text(crc: u64) -> String {
+    BASE64.encode(crc.to_be_bytes())
+}
+
+/// One bucket.
+#[derive(Debug, Clone)]
+pub struct Bucket {
+    client: Client,
+    name: String,
+}
+
+/// A multipart upload in progress. Dropping it leaves an orphan: call `complete` or `abort`.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    bucket: Bucket,
+    key: String,
+    id: String,
+}
+
+/// A part that S3 has, with the checksum it was sent under.
+#[derive(Debug, Clone)]
+pub struct UploadedPart(CompletedPart);
+
+impl Bucket {
+    /// A client for `name`, configured as the SDK configures itself: environment, profile, instance role.
+    pub async fn connect(name: &str) -> Self {
+        let shared = aws_config::from_env()
+            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS).with_max_backoff(Duration::from_secs(10)))
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(Duration::from_secs(5))
+                    .read_timeout(Duration::from_secs(30))
+                    .operation_attempt_timeout(Duration::from_secs(120))
+                    .build(),
+            )
+            .load()
+            .await;
+        Self { client: Client::new(&shared), name: name.to_owned() }
+    }
+
+    /// The bucket's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn error(&self, operation: impl Into<String>, key: &str, kind: StoreErrorKind, detail: Option<String>) -> StoreError {
+        StoreError { operation: operation.into(), bucket: self.name.clone(), key: key.to_owned(), kind, detail }
+    }
+
+    fn sdk_error<E>(&self, operation: impl Into<String>, key: &str, error: SdkError<E>) -> StoreError
+    where
+        E: ProvideErrorMetadata + StdError + 'static,
+    {
+        let status = error.raw_response().map(|r| r.status().as_u16());
+        let code = error.code().unwrap_or_default().to_owned();
+        let kind = match (code.as_str(), status) {
+            ("NoSuchKey" | "NoSuchVersion" | "NoSuchBucket" | "NoSuchUpload" | "NotFound", _) => StoreErrorKind::NotFound,
+            ("PreconditionFailed", _) | (_, Some(412)) => StoreErrorKind::AlreadyExists,
+            ("BadDigest" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch", _) => StoreErrorKind::Mismatch,
+            (
+                "SlowDown" | "InternalError" | "ServiceUnavailable" | "RequestTimeout" | "ConditionalRequestConflict" | "OperationAborted",
+                _,
+            ) => StoreErrorKind::Unavailable,
+            ("ExpiredToken" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AccessDenied" | "RequestTimeTooSkewed", _) => {
+                StoreErrorKind::AccessDenied
+            }
+            (_, Some(404)) => StoreErrorKind::NotFound,
+            (_, Some(401 | 403)) => StoreErrorKind::AccessDenied,
+            (_, Some(400 | 405 | 411 | 413 | 416 | 501)) => StoreErrorKind::Refused,
+            _ => match &error {
+                SdkError::ConstructionFailure(_) => StoreErrorKind::Refused,
+                SdkError::DispatchFailure(failure) if failure.is_user() => StoreErrorKind::AccessDenied,
+                _ if no_credentials(&error) => StoreErrorKind::AccessDenied,
+                _ => StoreErrorKind::Unavailable,
+            },
+        };
+        let detail = match error.message() {
+            Some(message) => format!("{code}: {message}"),
+            None => DisplayErrorContext(&error).to_string().chars().take(400).collect(),
+        };
+        self.error(operation, key, kind, Some(detail))
+    }
+
+    /// Reads a small object whole.
+    ///
+    /// # Errors
+    /// `NotFound`, `AccessDenied`, `Unavailable`; `Refused` when it is larger than `max_bytes` (nothing is read then).
+    pub async fn get(&self, key: &str, version_id: Option<&str>, max_bytes: u64) -> Result<Bytes, StoreError> {
+        let head = self.head(key, version_id).await?;
+        if head.size > max_bytes {
+            let detail = format!("it has {} bytes, more than the {max_bytes} allowed", head.size);
+            return Err(self.error("get", key, StoreErrorKind::Refused, Some(detail)));
+        }
+        if head.size == 0 {
+            return Ok(Bytes::new());
+        }
+        self.get_range(key, version_id, 0..head.size).await
+    }
+
+    /// Reads exactly the bytes of `range`, trying again when the body breaks off.
+    ///
+    /// # Errors
+    /// `NotFound`, `AccessDenied`, `Unavailable`; `Mismatch` when the object ends before the range does.
+    pub async fn get_range(&self, key: &str, version_id: Option<&str>, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let wanted = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        if wanted == 0 {
+            return Ok(Bytes::new());
+        }
+        let mut last = None;
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
+            }
+            let answer = self
+                .client
+                .get_object()
+                .bucket(&self.name)
+                .key(key)
+                .set_version_id(version_id.map(str::to_owned))
+                .range(format!("bytes={}-{}", range.start, range.end - 1))
+                .send()
+                .await
+                .map_err(|e| match e.raw_response().map(|r| r.status().as_u16()) {
+                    Some(416) => self.error("get", key, StoreErrorKind::Mismatch, Some(format!("it ends before byte {}", range.start))),
+                    _ => self.sdk_error("get", key, e),
+                })?;
+            match read_body(answer.body, wanted).await {
+                Ok(bytes) if bytes.len() == wanted => return Ok(bytes),
+                // S3 answers a range that runs past the end with what there is: the object is shorter than recorded.
+                Ok(bytes) if answer.content_length == i64::try_from(bytes.len()).ok() => {
+                    let detail = format!("bytes {}..{} were asked for, it holds {} of them", range.start, range.end, bytes.len());
+                    return Err(self.error("get", key, StoreErrorKind::Mismatch, Some(detail)));
+                }
+                Ok(bytes) => last = Some(format!("the body broke off after {} of {wanted} bytes", bytes.len())),
+                Err(e) => last = Some(format!("the body broke off: {e}")),
+            }
+            tracing::warn!(key, attempt, detail = last.as_deref(), "reading a body again");
+        }
+        Err(self.error("get", key, StoreErrorKind::Unavailable, last))
+    }
+
+    /// What S3 says of an object, with its checksum.
+    ///
+    /// # Errors
+    /// `NotFound`, `AccessDenied`, `Unavailable`.
+    pub async fn head(&self, key: &str, version_id: Option<&str>) -> Result<Head, StoreError> {
+        let answer = self
+            .client
+            .head_object()
+            .bucket(&self.name)
+            .key(key)
+            .set_version_id(version_id.map(str::to_owned))
+            .checksum_mode(ChecksumMode::Enabled)
+            .send()
+            .await
+            .map_err(|e| self.sdk_error("head", key, e))?;
+        Ok(head_of(&answer))
+    }
+
+    /// Creates a small object; never overwrites. When the key is taken by the very same bytes (a repeated
+    /// request, a lost reply), that is success.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the key holds other bytes; `AccessDenied`, `Unavailable`.
+    pub async fn put_new(&self, key: &str, bytes: Bytes, content_type: &str) -> Result<Stored, StoreError> {
+        let sent = self
+            .client
+            .put_object()
+            .bucket(&self.name)
+            .key(key)
+            .content_type(content_type)
+            .if_none_match("*")
+            .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
+            .body(ByteStream::from(bytes.clone()))
+            .send()
+            .await;
+        match sent.map_err(|e| self.sdk_error("put", key, e)) {
+            Ok(answer) => Ok(Stored { version_id: answer.version_id }),
+            Err(error) if error.kind == StoreErrorKind::AlreadyExists => {
+                let head = self.head(key, None).await?;
+                let same = head.size == bytes.len() as u64 && self.get(key, head.version_id.as_deref(), head.size).await? == bytes;
+                if same { Ok(Stored { version_id: head.version_id }) } else { Err(error) }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Starts a multipart upload with a full-object CRC-64/NVME.
+    ///
+    /// # Errors
+    /// `AccessDenied`, `NotFound` (the bucket), `Unavailable`.
+    pub async fn begin_upload(&self, key: &str) -> Result<Upload, StoreError> {
+        let answer = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.name)
+            .key(key)
+            .content_type("application/zstd")
+            .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
+            .checksum_type(ChecksumType::FullObject)
+            .send()
+            .await
+            .map_err(|e| self.sdk_error("start upload of", key, e))?;
+        match answer.upload_id {
+            Some(id) => Ok(Upload { bucket: self.clone(), key: key.to_owned(), id }),
+            None => Err(self.error("start upload of", key, StoreErrorKind::Unavailable, Some("the answer names no upload id".into()))),
+        }
+    }
+
+    /// The keys below a prefix, in order, a page after the other.
+    ///
+    /// # Errors
+    /// `AccessDenied`, `NotFound` (the bucket), `Unavailable`.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let mut keys = Vec::new();
+        let mut pages = self.client.list_objects_v2().bucket(&self.name).prefix(prefix).into_paginator().send();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|e| self.sdk_error("list", prefix, e))?;
+            keys.extend(page.contents.unwrap_or_default().into_iter().filter_map(|o| o.key));
+        }
+        Ok(keys)
+    }
+
+    /// Creates the bucket: for tests and demonstrations. A bucket that is ours already is success.
+    ///
+    /// # Errors
+    /// `AccessDenied`, `Unavailable`, `Refused`.
+    pub async fn create(&self) -> Result<(), StoreError> {
+        match self.client.create_bucket().bucket(&self.name).send().await {
+            Ok(_) => Ok(()),
+            Err(e) if matches!(e.code(), Some("BucketAlreadyOwnedByYou" | "BucketAlreadyExists")) => Ok(()),
+            Err(e) => Err(self.sdk_error("create bucket", "", e)),
+        }
+    }
+}
+
+impl Upload {
+    /// The key it will create.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Uploads part `number` (1 to 10,000). `crc64nvme` is the part's own; S3 refuses a part that differs.
+    ///
+    /// # Errors
+    /// `Mismatch`, `NotFound` (the upload is gone), `AccessDenied`, `Unavailable`.
+    pub async fn part(&self, number: u16, bytes: Bytes, crc64nvme: u64) -> Result<UploadedPart, StoreError> {
+        let crc = crc64nvme_text(crc64nvme);
+        let answer = self
+            .bucket
+            .client
+            .upload_part()
+            .bucket(&self.bucket.name)
+            .key(&self.key)
+            .upload_id(&self.id)
+            .part_number(number.into())
+            .checksum_crc64_nvme(&crc)
+            .body(ByteStream::from(bytes))
+            // The checksum above already covers the body; hashing it once more for the signature buys nothing.
+            .customize()
+            .disable_payload_signing()
+            .send()
+            .await
+            .map_err(|e| self.bucket.sdk_error(format!("upload part {number} of"), &self.key, e))?;
+        if answer.checksum_crc64_nvme.as_ref().is_some_and(|stored| *stored != crc) {
+            let detail = Some(format!("part {number} has CRC-64/NVME {crc}, S3 stored {}", answer.checksum_crc64_nvme.unwrap_or_default()));
+            return Err(self.bucket.error("upload", &self.key, StoreErrorKind::Mismatch, detail));
+        }
+        let part = CompletedPart::builder().part_number(number.into()).set_e_tag(answer.e_tag).checksum_crc64_nvme(crc).build();
+        Ok(UploadedPart(part))
+    }
+
+    /// Makes the object exist, unless the key is taken. `crc64nvme` and `size` are the whole object's; S3
+    /// refuses others. A reply that was lost is found again by looking: the same size and checksum is success.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, `Mismatch`, `NotFound`, `AccessDenied`, `Unavailable`. The caller aborts the upload then.
+    pub async fn complete(&self, mut parts: Vec<UploadedPart>, size: u64, crc64nvme: u64) -> Result<Stored, StoreError> {
+        parts.sort_by_key(|p| p.0.part_number);
+        let crc = crc64nvme_text(crc64nvme);
+        let sent = self
+            .bucket
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.bucket.name)
+            .key(&self.key)
+            .upload_id(&self.id)
+            .if_none_match("*")
+            .checksum_crc64_nvme(&crc)
+            .checksum_type(ChecksumType::FullObject)
+            .mpu_object_size(i64::try_from(size).unwrap_or(i64::MAX))
+            .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts.into_iter().map(|p| p.0).collect())).build())
+            .send()
+            .await;
+        let error = match sent {
+            Ok(answer) => return Ok(Stored { version_id: answer.version_id }),
+            Err(e) => self.bucket.sdk_error("complete upload of", &self.key, e),
+        };
+        match self.bucket.head(&self.key, None).await {
+            Ok(head) if head.size == size && head.crc64nvme.as_ref() == Some(&crc) => Ok(Stored { version_id: head.version_id }),
+            _ => Err(error),
+        }
+    }
+
+    /// Gives the upload up and frees its parts. An upload that is gone already is success.
+    ///
+    /// # Errors
+    /// `AccessDenied`, `Unavailable`: the parts stay until the bucket's lifecycle rule removes them.
+    pub async fn abort(&self) -> Result<(), StoreError> {
+        let sent = self.bucket.client.abort_multipart_upload().bucket(&self.bucket.name).key(&self.key).upload_id(&self.id).send().await;
+        match sent.map_err(|e| self.bucket.sdk_error("abort upload of", &self.key, e)) {
+            Err(e) if e.kind != StoreErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn read_body(mut body: ByteStream, wanted: usize) -> Result<Bytes, aws_sdk_s3::primitives::ByteStreamError> {
+    let Some(first) = body.try_next().await? else {
+        return Ok(Bytes::new());
+    };
+    if first.len() == wanted {
+        return Ok(first);
+    }
+    let mut all = BytesMut::with_capacity(wanted);
+    all.extend_from_slice(&first);
+    while let Some(chunk) = body.try_next().await? {
+        all.extend_from_slice(&chunk);
+    }
+    Ok(all.freeze())
+}
+
+fn head_of(answer: &HeadObjectOutput) -> Head {
+    // A composite checksum is one of the parts' checksums, not of the bytes: it proves nothing to us.
+    let composite = answer.checksum_type == Some(ChecksumType::Composite);
+    Head {
+        size: answer.content_length.and_then(|n| u64::try_from(n).ok()).unwrap_or_default(),
+        crc64nvme: answer.checksum_crc64_nvme.clone().filter(|_| !composite),
+        version_id: answer.version_id.clone(),
+    }
+}
+
+/// Whether the request was never sent because no credentials were found.
+fn no_credentials(error: &(dyn StdError + 'static)) -> bool {
+    let mut at = Some(error);
+    while let Some(e) = at {
+        if e.to_string().contains("no providers in chain provided credentials")
+            || e.to_string().contains("the credential provider was not enabled")
+        {
+            return true;
+        }
+        at = e.source();
+    }
+    false
+}

@@ -1,0 +1,27 @@
+//! The rules of Highwater, pure: no AWS, no runtime, no filesystem, no clock, no randomness.
+//! Time and ids are arguments. A shell (the helper, a Lambda, the CLI) gathers facts, calls a
+//! function here, and carries out the decision it gets back.
+#![warn(missing_docs)]
+
+pub mod digest;
+pub mod failure;
+pub mod ids;
+pub mod lsn;
+
+pub mod identity;
+pub mod inventory;
+pub mod manifest;
+pub mod request;
+
+pub mod plan;
+
+pub mod approval;
+pub mod drill;
+
+mod document;
+
+pub use digest::Sha256;
+pub use document::{Document, DocumentError};
+pub use failure::{Failure, Retry};
+pub use ids::{BackupId, BackupKind, ClusterId, HostId, Incarnation};
+pub use lsn::Lsn;

@@ -1,0 +1,115 @@
+//! The one error type of the helper: a class that decides exit code and retry, a message that says what happened
+//! to what, a hint that says what to do next, and the cause.
+
+use highwater_aws::s3::StoreError;
+use highwater_core::{Failure, Retry};
+use std::error::Error as StdError;
+use std::fmt;
+
+/// A failed operation.
+#[derive(Debug)]
+pub struct Error {
+    /// Decides the exit code and whether a retry helps.
+    pub failure: Failure,
+    /// What happened to what, without its cause.
+    pub message: String,
+    /// What a person does next, where the class alone does not say it.
+    pub hint: Option<String>,
+    source: Option<Box<dyn StdError + Send + Sync + 'static>>,
+}
+
+/// What every function here returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error without a cause.
+    pub fn new(failure: Failure, message: impl Into<String>) -> Self {
+        Self { failure, message: message.into(), hint: None, source: None }
+    }
+
+    /// Adds what a person does next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The message and every cause, outermost first, joined with `: `. The one place that prints a chain.
+    pub fn chain(&self) -> String {
+        let mut text = self.message.clone();
+        let mut at = self.source.as_deref().map(|e| e as &dyn StdError);
+        while let Some(cause) = at {
+            let cause_text = cause.to_string();
+            if !text.ends_with(&cause_text) {
+                text.push_str(": ");
+                text.push_str(&cause_text);
+            }
+            at = cause.source();
+        }
+        text
+    }
+
+    /// The class a process's own resource limits give an I/O error, else `otherwise`.
+    pub fn class_of_io(error: &std::io::Error, otherwise: Failure) -> Failure {
+        match error.raw_os_error() {
+            // ENOSPC, EDQUOT, ENOMEM, EMFILE, ENFILE
+            Some(28 | 122 | 12 | 24 | 23) => Failure::Resources,
+            _ => otherwise,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|e| e as _)
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let failure = error.kind.failure();
+        let hint = match failure {
+            Failure::AccessDenied => Some("check the host's role, its expiry and the bucket policy: `highwater-host doctor`".to_owned()),
+            _ => None,
+        };
+        Self { failure, message: error.to_string(), hint, source: None }
+    }
+}
+
+/// Turns any error into ours, with its class and the operation in words ("read /etc/x").
+pub trait Context<T> {
+    /// `failure` is the class, `operation` verb plus object.
+    fn context(self, failure: Failure, operation: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Into<Box<dyn StdError + Send + Sync + 'static>>> Context<T> for std::result::Result<T, E> {
+    fn context(self, failure: Failure, operation: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|source| {
+            let source = source.into();
+            let failure = source.downcast_ref::<std::io::Error>().map_or(failure, |io| Error::class_of_io(io, failure));
+            Error { failure, message: operation(), hint: None, source: Some(source) }
+        })
+    }
+}
+
+/// The hint that follows from the class alone.
+pub fn retry_advice(failure: Failure) -> &'static str {
+    match failure.retry() {
+        Retry::Yes => "the same command may be run again",
+        Retry::AfterFix => "running it again unchanged will fail again",
+        Retry::WithFull => "the next backup must be a full",
+    }
+}
