@@ -183,6 +183,11 @@ impl Incarnation {
     pub fn new(at: Timestamp, nonce: u16) -> Self {
         Self(format!("{}-{nonce:04x}", stamp(at)))
     }
+
+    /// When it was first seen, to the second.
+    pub fn first_seen_at(&self) -> Timestamp {
+        self.0.get(..16).and_then(parse_stamp).unwrap_or_default()
+    }
 }
 
 impl FromStr for Incarnation {

@@ -2,10 +2,12 @@
 
 use crate::document::Document;
 use crate::identity::{BinlogPosition, ServerSettings, SourceIdentity, ToolName, Version};
-use crate::ids::{BackupId, BackupKind, ClusterId, Incarnation, backup_prefix};
+use crate::ids::{BackupId, BackupKind, ClusterId, IdError, Incarnation, backup_prefix};
 use crate::{Lsn, Sha256};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
 
 /// The manifest, version 1. Lies at `<backup prefix>manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,6 +70,38 @@ pub struct ParentLink {
     pub to_lsn: Lsn,
     /// SHA-256 of its manifest: the parent cannot be exchanged afterwards.
     pub manifest_sha256: Sha256,
+    /// How it continues the parent. Stored with the link, so that the catalog follows from the manifests alone (I1).
+    pub strategy: Strategy,
+}
+
+/// What an incremental's parent must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// The backup before it: small backups, long restores. A parent has one such child.
+    Incremental,
+    /// The full: each backup holds everything since the full, and a restore needs two. Siblings are the rule.
+    Differential,
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Incremental => "incremental",
+            Self::Differential => "differential",
+        })
+    }
+}
+
+impl FromStr for Strategy {
+    type Err = IdError;
+    fn from_str(s: &str) -> Result<Self, IdError> {
+        match s {
+            "incremental" => Ok(Self::Incremental),
+            "differential" => Ok(Self::Differential),
+            _ => Err(IdError { what: "strategy", text: s.chars().take(80).collect(), expected: "incremental or differential" }),
+        }
+    }
 }
 
 /// The tool that made the stream.
