@@ -108,11 +108,11 @@ impl fmt::Display for BackupKind {
 }
 
 /// `20261122T020000Z`: compact, sorts by time, safe in a key.
-fn stamp(at: Timestamp) -> String {
+pub(crate) fn stamp(at: Timestamp) -> String {
     at.strftime("%Y%m%dT%H%M%SZ").to_string()
 }
 
-fn parse_stamp(s: &str) -> Option<Timestamp> {
+pub(crate) fn parse_stamp(s: &str) -> Option<Timestamp> {
     if s.len() != 16 || !s.is_ascii() {
         return None;
     }
@@ -121,7 +121,7 @@ fn parse_stamp(s: &str) -> Option<Timestamp> {
     (stamp(at) == s).then_some(at)
 }
 
-fn parse_nonce(s: &str) -> Option<u16> {
+pub(crate) fn parse_nonce(s: &str) -> Option<u16> {
     (s.len() == 4 && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))).then(|| u16::from_str_radix(s, 16).ok()).flatten()
 }
 

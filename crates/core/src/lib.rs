@@ -17,6 +17,7 @@ pub mod plan;
 
 pub mod approval;
 pub mod drill;
+pub mod promotion;
 
 mod document;
 
