@@ -1,1 +1,93 @@
-fn main() {}
+//! `highwater`: the operator's command. It reads the bucket and writes files; it changes nothing in the bucket.
+
+mod error;
+mod next_backup;
+mod output;
+mod plan;
+
+use crate::error::{Error, Result};
+use clap::{Args, Parser, Subcommand};
+use highwater_aws::s3::Bucket;
+use highwater_core::{ClusterId, Failure};
+use std::process::ExitCode;
+
+/// Backups of MySQL and MariaDB with proven restores: decide, plan, list, audit, approve.
+#[derive(Debug, Parser)]
+#[command(name = "highwater", version, after_long_help = exit_code_help())]
+struct Cli {
+    /// One JSON value on standard output instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Decide the next backup and write its request for `highwater-host backup`.
+    NextBackup(next_backup::NextBackupArgs),
+    /// Make a restore plan for `highwater-host restore`, `drill` and `promote`.
+    Plan(plan::PlanArgs),
+}
+
+/// Which cluster, and where its backups are.
+#[derive(Debug, Args)]
+struct ClusterArgs {
+    /// The bucket that holds the backups.
+    #[arg(long)]
+    bucket: String,
+    /// The cluster.
+    #[arg(long)]
+    cluster: ClusterId,
+}
+
+impl ClusterArgs {
+    async fn connect(&self) -> Bucket {
+        Bucket::connect(&self.bucket).await
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(dispatch(&cli)),
+        Err(e) => Err(Error::new(Failure::Resources, format!("start the runtime: {e}"))),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error, cli.json),
+    }
+}
+
+async fn dispatch(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        Command::NextBackup(args) => next_backup::run(args, cli.json).await,
+        Command::Plan(args) => plan::run(args, cli.json).await,
+    }
+}
+
+/// Says once what went wrong and what to do, and gives the exit code.
+#[expect(clippy::print_stderr, reason = "this is where a command's error is shown")]
+fn report(error: &Error, json: bool) -> ExitCode {
+    let Error { failure, message, hint } = error;
+    if json {
+        let body = serde_json::json!({
+            "error": failure, "message": message, "hint": hint, "retry": failure.retry(), "exit_code": failure.exit_code(),
+        });
+        println!("{body}");
+    }
+    eprintln!("highwater: {failure}: {message}");
+    if let Some(hint) = hint {
+        eprintln!("hint: {hint}");
+    }
+    ExitCode::from(failure.exit_code())
+}
+
+fn exit_code_help() -> String {
+    let mut text = String::from("Exit codes: 0 success; 1 a bug in Highwater; 2 wrong usage;\n");
+    for failure in Failure::ALL {
+        text.push_str(&format!("  {:>2} {:<16} {}\n", failure.exit_code(), failure.to_string(), failure.meaning()));
+    }
+    text.push_str("10-29: fix something first. 30-39: the next backup must be a full. 40-59: may be run again as it is.");
+    text
+}

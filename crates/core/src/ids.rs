@@ -208,6 +208,11 @@ impl fmt::Display for Incarnation {
 }
 text_serde!(Incarnation);
 
+/// `v1/<cluster>/`: everything of one cluster lies below it.
+pub fn cluster_prefix(cluster: &ClusterId) -> String {
+    format!("v1/{cluster}/")
+}
+
 /// `v1/<cluster>/<incarnation>/<backup-id>/`: everything of one backup lies below it.
 pub fn backup_prefix(cluster: &ClusterId, incarnation: &Incarnation, backup: &BackupId) -> String {
     format!("v1/{cluster}/{incarnation}/{backup}/")

@@ -13,7 +13,11 @@ pub mod inventory;
 pub mod manifest;
 pub mod request;
 
+pub mod catalog;
+pub mod chain;
 pub mod plan;
+pub mod planner;
+pub mod schedule;
 
 pub mod approval;
 pub mod drill;

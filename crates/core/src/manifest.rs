@@ -205,7 +205,7 @@ impl Document for ManifestV1 {
             )?;
         }
         for object in &self.objects {
-            let table_bytes = object.size.checked_sub(object.table_offset).unwrap_or_default();
+            let table_bytes = object.size.saturating_sub(object.table_offset);
             rule(
                 object.frames > 0 && object.raw_bytes > 0 && object.table_offset >= 8 && table_bytes > 0,
                 format!("the object {} is empty or its frame table lies outside it", object.key),

@@ -1,0 +1,60 @@
+//! What a command failed with: a class that decides the exit code, what happened, what to do next.
+
+use highwater_aws::s3::StoreError;
+use highwater_core::planner::PlanError;
+use highwater_core::{DocumentError, Failure};
+use std::error::Error as StdError;
+
+/// A failed command.
+#[derive(Debug)]
+pub(crate) struct Error {
+    pub(crate) failure: Failure,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn new(failure: Failure, message: impl Into<String>) -> Self {
+        Self { failure, message: message.into(), hint: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// `doing` is verb plus object: "read plan.json".
+    pub(crate) fn io(doing: String, error: &std::io::Error) -> Self {
+        Self::new(Failure::Document, format!("{doing}: {error}"))
+    }
+
+    pub(crate) fn document(doing: String, error: &DocumentError) -> Self {
+        let cause = error.source().map(|s| format!(": {s}")).unwrap_or_default();
+        Self::new(Failure::Document, format!("{doing}: {error}{cause}"))
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let failure = error.kind.failure();
+        let made = Self::new(failure, error.to_string());
+        match failure {
+            Failure::AccessDenied => made.hint("check AWS_PROFILE or AWS_REGION, the role's expiry and the bucket policy"),
+            Failure::Damaged => made.hint("check the bucket's name and region"),
+            _ => made,
+        }
+    }
+}
+
+impl From<PlanError> for Error {
+    fn from(error: PlanError) -> Self {
+        let made = Self::new(error.failure(), error.to_string());
+        match &error {
+            PlanError::NoBackup { .. } => made.hint("take one: `highwater next-backup`, then `highwater-host backup` on the host"),
+            PlanError::NotCommitted { .. } | PlanError::Broken(_) | PlanError::Impossible { .. } => made.hint("see `highwater audit`"),
+            PlanError::UnknownBackup { .. } | PlanError::TooEarly { .. } => made.hint("see `highwater backups`"),
+        }
+    }
+}

@@ -1,0 +1,503 @@
+//! The chain rules (I2): when a backup may be committed, and the named reason when it may not.
+//!
+//! The tools do not hold these rules themselves (measured): they accept an LSN from the future, they back up and
+//! prepare a fork of the server without complaint, and with no checkpoint between them several backups share one
+//! LSN, so that any order of them "fits". A link is therefore an id, a digest and an LSN together, and the source
+//! must be the same server on the same data directory.
+
+use crate::catalog::{Catalog, Rejected, StoredManifest};
+use crate::document::Document;
+use crate::identity::SourceIdentity;
+use crate::ids::{BackupId, BackupKind, ClusterId, Incarnation};
+use crate::manifest::{ManifestV1, ParentLink, Strategy, ToolInfo};
+use crate::{Lsn, Sha256};
+use jiff::Timestamp;
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// How a backup was admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admitted {
+    /// It is new and may be recorded.
+    New,
+    /// The very same manifest is committed already (I4).
+    AlreadyCommitted,
+}
+
+/// Why a backup was not admitted. Each sentence continues "backup … was refused: ".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No manifest that this code can read.
+    #[error("its manifest cannot be read: {reason}")]
+    Unreadable {
+        /// Why not.
+        reason: String,
+    },
+    /// The manifest says something impossible.
+    #[error("its manifest is impossible: {reason}")]
+    Impossible {
+        /// The rule that is broken.
+        reason: String,
+    },
+    /// Another cluster's manifest.
+    #[error("it belongs to cluster {found}, not to {expected}")]
+    OtherCluster {
+        /// This catalog's cluster.
+        expected: ClusterId,
+        /// The manifest's.
+        found: ClusterId,
+    },
+    /// The manifest does not lie where it says.
+    #[error("its manifest lies at {key}, but says that it belongs at {expected}")]
+    Misplaced {
+        /// Where it was found.
+        key: String,
+        /// Where its content belongs.
+        expected: String,
+    },
+    /// The id is taken by other content.
+    #[error("its id is committed already with manifest {committed}, this one is {found}")]
+    Duplicate {
+        /// The committed manifest's digest.
+        committed: Sha256,
+        /// This one's.
+        found: Sha256,
+    },
+    /// It names itself as parent.
+    #[error("it is its own parent")]
+    SelfParent,
+    /// Its parent links come back to it.
+    #[error("its parents lead back to {through}: no full is ever reached")]
+    Cycle {
+        /// A backup on the cycle.
+        through: BackupId,
+    },
+    /// The parent is not committed.
+    #[error("its parent {parent} is not a committed backup")]
+    ParentUnknown {
+        /// The parent named.
+        parent: BackupId,
+    },
+    /// The parent's manifest is not the one that was continued.
+    #[error("it continues {parent} with manifest {linked}, but the committed manifest of {parent} is {committed}: it was exchanged")]
+    ParentDigest {
+        /// The parent.
+        parent: BackupId,
+        /// The digest in the link.
+        linked: Sha256,
+        /// The committed manifest's.
+        committed: Sha256,
+    },
+    /// The parent lived in another data directory's life; their LSNs cannot be compared.
+    #[error("it belongs to incarnation {found}, its parent {parent} to {expected}")]
+    OtherIncarnation {
+        /// The parent.
+        parent: BackupId,
+        /// The parent's incarnation.
+        expected: Incarnation,
+        /// This one's.
+        found: Incarnation,
+    },
+    /// Two incarnations in each other's time: an old primary still backs up, or a clock is wrong.
+    #[error("it ran from {started_at} to {finished_at}, inside or on the wrong side of incarnation {other}")]
+    IncarnationOverlap {
+        /// The other incarnation.
+        other: Incarnation,
+        /// When this backup started.
+        started_at: Timestamp,
+        /// When it ended.
+        finished_at: Timestamp,
+    },
+    /// Taken from another server, data directory or host than the rest of its incarnation.
+    #[error("the source is not the one of {since}: {}", list(differences))]
+    SourceChanged {
+        /// The committed backup it was compared with.
+        since: BackupId,
+        /// What differs.
+        differences: Vec<Difference>,
+    },
+    /// Made by another tool, or another series of it, than its parent.
+    #[error("it was made by {} {}, its parent {parent} by {} {}", is.name, is.version, was.name, was.version)]
+    ToolChanged {
+        /// The parent.
+        parent: BackupId,
+        /// The parent's tool.
+        was: ToolInfo,
+        /// This one's.
+        is: ToolInfo,
+    },
+    /// Changes between the parent and this backup are in neither.
+    #[error("it starts at LSN {from_lsn}, but its parent {parent} ends at {parent_to_lsn}: the changes between are in neither")]
+    Gap {
+        /// The parent.
+        parent: BackupId,
+        /// Where the parent ends.
+        parent_to_lsn: Lsn,
+        /// Where this one starts.
+        from_lsn: Lsn,
+    },
+    /// It starts before its parent ends; the tool would refuse to apply it.
+    #[error("it starts at LSN {from_lsn}, before its parent {parent} ends at {parent_to_lsn}")]
+    Overlap {
+        /// The parent.
+        parent: BackupId,
+        /// Where the parent ends.
+        parent_to_lsn: Lsn,
+        /// Where this one starts.
+        from_lsn: Lsn,
+    },
+    /// LSN or time ran backwards: a fork, a restored snapshot, lost redo, or a clock that was set back.
+    #[error("{back} went back since {since}")]
+    Regression {
+        /// The committed backup on the other side.
+        since: BackupId,
+        /// What went back.
+        back: Back,
+    },
+    /// The parent was continued already, and this backup started after that.
+    #[error("its parent {parent} was continued by {child} already: this is a fork of the chain")]
+    Fork {
+        /// The parent.
+        parent: BackupId,
+        /// The child that is committed.
+        child: BackupId,
+    },
+    /// Two backups continued one parent at the same time, and the other was committed first.
+    #[error("{child} ran at the same time, continues the same parent {parent}, and was committed first")]
+    RacingChild {
+        /// The parent.
+        parent: BackupId,
+        /// The child that is committed.
+        child: BackupId,
+    },
+    /// A differential whose parent is no full.
+    #[error("it is a differential, but its parent {parent} is not a full")]
+    ParentNotFull {
+        /// The parent.
+        parent: BackupId,
+    },
+}
+
+impl Refusal {
+    /// The rule's name: stable, for metrics, findings and tests.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } => "Unreadable",
+            Self::Impossible { .. } => "Impossible",
+            Self::OtherCluster { .. } => "OtherCluster",
+            Self::Misplaced { .. } => "Misplaced",
+            Self::Duplicate { .. } => "Duplicate",
+            Self::SelfParent => "SelfParent",
+            Self::Cycle { .. } => "Cycle",
+            Self::ParentUnknown { .. } => "ParentUnknown",
+            Self::ParentDigest { .. } => "ParentDigest",
+            Self::OtherIncarnation { .. } => "OtherIncarnation",
+            Self::IncarnationOverlap { .. } => "IncarnationOverlap",
+            Self::SourceChanged { .. } => "SourceChanged",
+            Self::ToolChanged { .. } => "ToolChanged",
+            Self::Gap { .. } => "Gap",
+            Self::Overlap { .. } => "Overlap",
+            Self::Regression { .. } => "Regression",
+            Self::Fork { .. } => "Fork",
+            Self::RacingChild { .. } => "RacingChild",
+            Self::ParentNotFull { .. } => "ParentNotFull",
+        }
+    }
+}
+
+/// A link that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the link of {backup} does not hold: {refusal}")]
+pub struct BrokenLink {
+    /// The child.
+    pub backup: BackupId,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// What ran backwards. `was` is the earlier backup's value, `is` the later one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Back {
+    /// The checkpoint.
+    ToLsn {
+        /// Earlier.
+        was: Lsn,
+        /// Later.
+        is: Lsn,
+    },
+    /// The end of the copied redo.
+    LastLsn {
+        /// Earlier.
+        was: Lsn,
+        /// Later.
+        is: Lsn,
+    },
+    /// The clock: a child that started before its parent ended.
+    Clock {
+        /// The parent's end.
+        was: Timestamp,
+        /// The child's start.
+        is: Timestamp,
+    },
+}
+
+impl fmt::Display for Back {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ToLsn { was, is } => write!(f, "the checkpoint LSN ({was}, then {is})"),
+            Self::LastLsn { was, is } => write!(f, "the LSN of the copied redo ({was}, then {is})"),
+            Self::Clock { was, is } => write!(f, "the clock (the parent ended {was}, the child started {is})"),
+        }
+    }
+}
+
+/// One respect in which two sources differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Which.
+    pub what: Aspect,
+    /// The committed backup's value.
+    pub was: String,
+    /// The new one's.
+    pub is: String,
+}
+
+/// The respects in which sources are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aspect {
+    /// The host.
+    Host,
+    /// MariaDB or MySQL.
+    Vendor,
+    /// The server's own id.
+    ServerUid,
+    /// The data directory.
+    Datadir,
+    /// `innodb_page_size`: it cannot change without a new data directory.
+    PageSize,
+    /// The server's major and minor version. A link cannot cross it, an incarnation can.
+    Series,
+    /// `lower_case_table_names`. A link cannot cross it, an incarnation can.
+    LowerCaseTableNames,
+}
+
+impl Aspect {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Vendor => "vendor",
+            Self::ServerUid => "server uid",
+            Self::Datadir => "data directory",
+            Self::PageSize => "innodb_page_size",
+            Self::Series => "server series",
+            Self::LowerCaseTableNames => "lower_case_table_names",
+        }
+    }
+}
+
+pub(crate) fn list(differences: &[Difference]) -> String {
+    differences.iter().map(|d| format!("{} was {}, is {}", d.what.words(), d.was, d.is)).collect::<Vec<_>>().join("; ")
+}
+
+fn differing<T: PartialEq>(what: Aspect, was: T, is: T, text: impl Fn(&T) -> String) -> Option<Difference> {
+    (was != is).then(|| Difference { what, was: text(&was), is: text(&is) })
+}
+
+/// What must not change within an incarnation: host, vendor, server and data directory.
+pub fn life_differences(was: &SourceIdentity, is: &SourceIdentity) -> Vec<Difference> {
+    let text = |v: &&String| (*v).clone();
+    [
+        differing(Aspect::Host, &was.host_id, &is.host_id, |v| v.to_string()),
+        differing(Aspect::Vendor, was.vendor, is.vendor, |v| format!("{v:?}")),
+        differing(Aspect::ServerUid, &was.server_uid, &is.server_uid, text),
+        differing(Aspect::Datadir, &was.datadir_id, &is.datadir_id, text),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The server's series, when it changed.
+pub fn series_difference(was: &SourceIdentity, is: &SourceIdentity) -> Option<Difference> {
+    differing(Aspect::Series, was.version.series(), is.version.series(), |(major, minor)| format!("{major}.{minor}"))
+}
+
+/// Whether an incremental made by `is` can be applied after one made by `was`: the same tool, the same series.
+pub fn same_tool(was: &ToolInfo, is: &ToolInfo) -> bool {
+    was.name == is.name && was.version.series() == is.version.series()
+}
+
+fn number<T: ToString>(n: &T) -> String {
+    n.to_string()
+}
+
+fn source_of_life(was: &ManifestV1, is: &ManifestV1) -> Vec<Difference> {
+    let page_size = differing(Aspect::PageSize, was.settings.innodb_page_size, is.settings.innodb_page_size, number);
+    life_differences(&was.source, &is.source).into_iter().chain(page_size).collect()
+}
+
+fn source_of_link(was: &ManifestV1, is: &ManifestV1) -> Vec<Difference> {
+    let (a, b) = (was.settings.lower_case_table_names, is.settings.lower_case_table_names);
+    let more = [series_difference(&was.source, &is.source), differing(Aspect::LowerCaseTableNames, a, b, number)];
+    source_of_life(was, is).into_iter().chain(more.into_iter().flatten()).collect()
+}
+
+/// Whether a backup may be committed to a catalog. Nothing is changed: [`Catalog::commit`] does that.
+///
+/// # Errors
+/// The first rule broken: first what the manifest is, then its parent link, then its place in the incarnation.
+pub fn admit(catalog: &Catalog, new: &StoredManifest) -> Result<Admitted, Refusal> {
+    let manifest = &new.manifest;
+    if manifest.cluster != *catalog.cluster() {
+        return Err(Refusal::OtherCluster { expected: catalog.cluster().clone(), found: manifest.cluster.clone() });
+    }
+    if new.key != manifest.key() {
+        return Err(Refusal::Misplaced { key: new.key.clone(), expected: manifest.key() });
+    }
+    if let Some(committed) = catalog.get(&manifest.backup_id) {
+        return match committed.sha256 == new.sha256 {
+            true => Ok(Admitted::AlreadyCommitted),
+            false => Err(Refusal::Duplicate { committed: committed.sha256, found: new.sha256 }),
+        };
+    }
+    if manifest.parent.as_ref().is_some_and(|link| link.backup_id == manifest.backup_id) {
+        return Err(Refusal::SelfParent);
+    }
+    manifest.check().map_err(|reason| Refusal::Impossible { reason })?;
+    if let Some(link) = &manifest.parent {
+        let parent = linked_parent(catalog, new, link)?;
+        place_behind_parent(catalog, new, parent, link.strategy)?;
+    }
+    place_in_incarnation(catalog, manifest)?;
+    place_among_incarnations(catalog, manifest)?;
+    Ok(Admitted::New)
+}
+
+/// The parent of `child`, if the link to it holds.
+///
+/// # Errors
+/// The rule of the link that is broken.
+pub(crate) fn linked_parent<'a>(catalog: &'a Catalog, child: &StoredManifest, link: &ParentLink) -> Result<&'a StoredManifest, Refusal> {
+    let parent = catalog.get(&link.backup_id).ok_or_else(|| Refusal::ParentUnknown { parent: link.backup_id.clone() })?;
+    let (id, was, is) = (|| parent.id().clone(), &parent.manifest, &child.manifest);
+    if is.incarnation != was.incarnation {
+        return Err(Refusal::OtherIncarnation { parent: id(), expected: was.incarnation.clone(), found: is.incarnation.clone() });
+    }
+    if link.manifest_sha256 != parent.sha256 {
+        return Err(Refusal::ParentDigest { parent: id(), linked: link.manifest_sha256, committed: parent.sha256 });
+    }
+    let differences = source_of_link(was, is);
+    if !differences.is_empty() {
+        return Err(Refusal::SourceChanged { since: id(), differences });
+    }
+    if !same_tool(&was.tool, &is.tool) {
+        return Err(Refusal::ToolChanged { parent: id(), was: was.tool.clone(), is: is.tool.clone() });
+    }
+    let (parent_to_lsn, from_lsn) = (was.to_lsn, is.from_lsn);
+    if from_lsn > parent_to_lsn {
+        return Err(Refusal::Gap { parent: id(), parent_to_lsn, from_lsn });
+    }
+    if from_lsn < parent_to_lsn {
+        return Err(Refusal::Overlap { parent: id(), parent_to_lsn, from_lsn });
+    }
+    if is.started_at < was.finished_at {
+        return Err(Refusal::Regression { since: id(), back: Back::Clock { was: was.finished_at, is: is.started_at } });
+    }
+    if is.last_lsn < was.last_lsn {
+        return Err(Refusal::Regression { since: id(), back: Back::LastLsn { was: was.last_lsn, is: is.last_lsn } });
+    }
+    match link.strategy == Strategy::Differential && was.kind != BackupKind::Full {
+        true => Err(Refusal::ParentNotFull { parent: id() }),
+        false => Ok(parent),
+    }
+}
+
+/// The place behind the parent must be free, except that differentials of one full stand beside each other.
+fn place_behind_parent(catalog: &Catalog, new: &StoredManifest, parent: &StoredManifest, strategy: Strategy) -> Result<(), Refusal> {
+    if strategy == Strategy::Differential {
+        return Ok(());
+    }
+    let Some(child) = catalog.children(parent.id()).min_by_key(|c| c.order()) else {
+        return Ok(());
+    };
+    let (parent, raced) = (parent.id().clone(), new.manifest.started_at < child.manifest.finished_at);
+    let child = child.id().clone();
+    Err(if raced { Refusal::RacingChild { parent, child } } else { Refusal::Fork { parent, child } })
+}
+
+/// Within an incarnation there is one source, and of two backups that did not run at the same time the later one
+/// has seen at least as much redo. This holds between chains and between siblings too, where no link is.
+fn place_in_incarnation(catalog: &Catalog, new: &ManifestV1) -> Result<(), Refusal> {
+    for other in catalog.in_incarnation(&new.incarnation) {
+        let (since, old) = (|| other.id().clone(), &other.manifest);
+        let differences = source_of_life(old, new);
+        if !differences.is_empty() {
+            return Err(Refusal::SourceChanged { since: since(), differences });
+        }
+        let back = if old.finished_at <= new.started_at {
+            went_back(old, new)
+        } else if new.finished_at <= old.started_at {
+            went_back(new, old)
+        } else {
+            None
+        };
+        if let Some(back) = back {
+            return Err(Refusal::Regression { since: since(), back });
+        }
+    }
+    Ok(())
+}
+
+fn went_back(earlier: &ManifestV1, later: &ManifestV1) -> Option<Back> {
+    if later.to_lsn < earlier.to_lsn {
+        Some(Back::ToLsn { was: earlier.to_lsn, is: later.to_lsn })
+    } else if later.last_lsn < earlier.last_lsn {
+        Some(Back::LastLsn { was: earlier.last_lsn, is: later.last_lsn })
+    } else {
+        None
+    }
+}
+
+/// Incarnations follow each other in the order of their names. Otherwise "the newest restore point" could be one of
+/// an old primary that came back to life, or a new primary with a slow clock would never be the newest.
+fn place_among_incarnations(catalog: &Catalog, new: &ManifestV1) -> Result<(), Refusal> {
+    let misplaced = |other: &&StoredManifest| match other.manifest.incarnation.cmp(&new.incarnation) {
+        std::cmp::Ordering::Less => new.started_at < other.manifest.finished_at,
+        std::cmp::Ordering::Greater => other.manifest.started_at < new.finished_at,
+        std::cmp::Ordering::Equal => false,
+    };
+    match catalog.backups().find(misplaced) {
+        Some(other) => Err(Refusal::IncarnationOverlap {
+            other: other.manifest.incarnation.clone(),
+            started_at: new.started_at,
+            finished_at: new.finished_at,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Gives rejected manifests whose parents only lead round in a circle the name they deserve.
+pub(crate) fn name_cycles(rejected: &mut [Rejected]) {
+    let parent_of = |id: &BackupId, all: &[Rejected]| {
+        let stored = all.iter().filter_map(|r| r.manifest.as_ref()).find(|m| m.id() == id)?;
+        stored.manifest.parent.as_ref().map(|link| link.backup_id.clone())
+    };
+    let mut renamed = Vec::new();
+    for (index, one) in rejected.iter().enumerate() {
+        let (Refusal::ParentUnknown { parent }, Some(start)) = (&one.refusal, one.backup_id()) else { continue };
+        let mut seen = BTreeSet::from([start]);
+        let mut at = Some(parent.clone());
+        while let Some(id) = at {
+            if !seen.insert(id.clone()) {
+                renamed.push((index, id));
+                break;
+            }
+            at = parent_of(&id, rejected);
+        }
+    }
+    for (index, through) in renamed {
+        if let Some(one) = rejected.get_mut(index) {
+            one.refusal = Refusal::Cycle { through };
+        }
+    }
+}
