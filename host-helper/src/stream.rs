@@ -1,15 +1,41 @@
 //! The streaming pipeline: the tool's xbstream to S3 objects and back, in bounded memory.
+//!
+//! Up: chunks are checked, gathered into frames, compressed, hashed, and uploaded in parts. Down: each frame is fetched,
+//! checked, decompressed and written to its files independently of all others. `docs/FORMAT.md` describes what is stored.
+//! What a crash leaves: unfinished multipart uploads (up), a directory to be discarded (down).
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::signal::Cancel;
-use highwater_aws::s3::Bucket;
+use highwater_aws::s3::{Bucket, crc64nvme_text};
+use highwater_core::Failure;
 use highwater_core::inventory::StreamFile;
 use highwater_core::manifest::DataObject;
 use highwater_core::plan::PlanStep;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
+
+mod extract;
+mod fetch;
+mod frame;
+mod inventory;
+mod source;
+mod upload;
+pub mod xbstream;
+
+pub use inventory::{load_inventory, store_inventory};
+
+/// The tools' small metadata files, kept while they stream by: checkpoints, info, binlog position, settings.
+pub const METADATA_FILES: [&str; 7] = [
+    "xtrabackup_checkpoints",
+    "xtrabackup_info",
+    "xtrabackup_binlog_info",
+    "mariadb_backup_checkpoints",
+    "mariadb_backup_info",
+    "mariadb_backup_binlog_info",
+    "backup-my.cnf",
+];
 
 /// How a stream is stored.
 #[derive(Debug, Clone)]
@@ -30,7 +56,60 @@ pub struct UploadOptions {
     pub max_bytes_per_second: u64,
 }
 
-/// A stream that is wholly uploaded and not yet visible: publish it or abort it.
+/// The sizes at which frames, parts and objects are cut. Tests make them small.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// A frame is closed before it would grow beyond this, unless one chunk alone does.
+    pub frame_bytes: usize,
+    /// The size of an object's first parts.
+    pub part_bytes: usize,
+    /// How many parts have that size.
+    pub first_parts: u16,
+    /// The size of those after them.
+    pub later_part_bytes: usize,
+    /// Parts of one object; then the next object begins.
+    pub parts_per_object: u16,
+    /// Frames of one object; then the next object begins.
+    pub frames_per_object: u32,
+    /// Files of one stream.
+    pub files: usize,
+}
+
+impl Limits {
+    /// What S3 allows (10,000 parts of 5 MiB to 5 GiB) and memory permits: 150 GB an object, and any number of objects.
+    pub const S3: Self = Self {
+        frame_bytes: 4 << 20,
+        part_bytes: 8 << 20,
+        first_parts: 2_000,
+        later_part_bytes: 16 << 20,
+        parts_per_object: 10_000,
+        frames_per_object: frame::FRAMES_LIMIT,
+        files: 1_000_000,
+    };
+
+    /// The size of the part after `parts_before` others.
+    fn part_bytes(&self, parts_before: u16) -> usize {
+        if parts_before < self.first_parts { self.part_bytes } else { self.later_part_bytes }
+    }
+
+    /// The most bytes of an object.
+    fn object_bytes(&self) -> u64 {
+        let first = self.first_parts.min(self.parts_per_object);
+        self.part_bytes as u64 * u64::from(first) + self.later_part_bytes as u64 * u64::from(self.parts_per_object - first)
+    }
+
+    /// How many whole parts lie in an object's first `bytes` bytes.
+    fn parts_in(&self, bytes: u64) -> u16 {
+        let first = self.part_bytes as u64 * u64::from(self.first_parts);
+        let parts = match bytes.checked_sub(first) {
+            None => bytes / self.part_bytes as u64,
+            Some(later) => u64::from(self.first_parts) + later / self.later_part_bytes as u64,
+        };
+        u16::try_from(parts).unwrap_or(u16::MAX)
+    }
+}
+
+/// A stream that is wholly uploaded and not yet visible. Dropping it leaves orphans: call `publish` or `abort`.
 #[derive(Debug)]
 pub struct StagedStream {
     /// Files of the stream, in order of first appearance.
@@ -41,9 +120,14 @@ pub struct StagedStream {
     pub metadata: BTreeMap<String, Vec<u8>>,
     /// Bytes of stream.
     pub stream_bytes: u64,
+    bucket: Bucket,
+    objects: Vec<upload::StagedObject>,
 }
 
 /// Reads `source` to its end, checks it as an xbstream, and uploads it. On any error every upload is aborted.
+///
+/// `source` is read in a thread of its own. When an upload fails or is cancelled this returns at once, although a `read` may
+/// still block there: whoever owns the other end (the tool) closes it. Do not drop the future: cancel it.
 ///
 /// # Errors
 /// `Tool` when the stream is malformed; what the store says; `Interrupted`.
@@ -54,22 +138,84 @@ pub async fn upload<R: Read + Send + 'static>(
     progress: Progress,
     cancel: &Cancel,
 ) -> Result<StagedStream> {
-    let _ = (source, bucket, options, progress, cancel);
-    todo!("stream")
+    upload::run(source, bucket, options, Limits::S3, progress, cancel).await
+}
+
+/// As [`upload`], with other limits.
+///
+/// # Errors
+/// As [`upload`].
+pub async fn upload_within<R: Read + Send + 'static>(
+    limits: Limits,
+    source: R,
+    bucket: &Bucket,
+    options: UploadOptions,
+    progress: Progress,
+    cancel: &Cancel,
+) -> Result<StagedStream> {
+    upload::run(source, bucket, options, limits, progress, cancel).await
 }
 
 impl StagedStream {
-    /// Makes the objects exist and checks what S3 stored, object by object.
+    /// Makes the objects exist and checks what S3 stored, object by object. Where the store keeps no checksum of its own,
+    /// the objects are read back.
     ///
     /// # Errors
     /// `Damaged` when S3 stored something else; what the store says. The uploads are aborted then.
     pub async fn publish(self) -> Result<Vec<DataObject>> {
-        todo!("stream")
+        let mut waiting = self.objects.into_iter();
+        let mut published = Vec::new();
+        while let Some(object) = waiting.next() {
+            match publish_one(&self.bucket, object).await {
+                Ok(done) => published.push(done),
+                Err((failed, error)) => {
+                    upload::abort_all(failed.into_iter().chain(waiting).collect()).await;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(published)
     }
 
     /// Gives everything up.
     pub async fn abort(self) {
-        todo!("stream")
+        upload::abort_all(self.objects).await;
+    }
+}
+
+/// Completes one upload and compares what S3 stored with what was sent.
+async fn publish_one(bucket: &Bucket, mut object: upload::StagedObject) -> Result<DataObject, (Option<upload::StagedObject>, Error)> {
+    let parts = std::mem::take(&mut object.parts);
+    let stored = match object.upload.complete(parts, object.size, object.crc64nvme).await {
+        Ok(stored) => stored,
+        Err(error) => return Err((Some(object), error.into())),
+    };
+    let published = DataObject {
+        key: object.upload.key().to_owned(),
+        version_id: stored.version_id,
+        size: object.size,
+        raw_bytes: object.raw_bytes,
+        crc64nvme: crc64nvme_text(object.crc64nvme),
+        frames: object.frames,
+        table_offset: object.table_offset,
+        table_sha256: object.table_sha256,
+    };
+    check_stored(bucket, &published).await.map_err(|e| (None, e))?;
+    Ok(published)
+}
+
+async fn check_stored(bucket: &Bucket, object: &DataObject) -> Result<()> {
+    let head = bucket.head(&object.key, object.version_id.as_deref()).await?;
+    if head.size != object.size {
+        return Err(Error::new(Failure::Damaged, format!("{} has {} bytes in S3, {} were sent", object.key, head.size, object.size)));
+    }
+    match head.crc64nvme {
+        Some(crc) if crc == object.crc64nvme => Ok(()),
+        Some(crc) => {
+            let sent = &object.crc64nvme;
+            Err(Error::new(Failure::Damaged, format!("{} has CRC-64/NVME {crc} in S3, {sent} was sent", object.key)))
+        }
+        None => fetch::read_back(bucket, object).await,
     }
 }
 
@@ -95,6 +241,26 @@ pub async fn fetch(
     progress: Progress,
     cancel: &Cancel,
 ) -> Result<u64> {
-    let _ = (bucket, step, into, options, progress, cancel);
-    todo!("stream")
+    fetch::extract(bucket, step, into, options, progress, cancel).await
+}
+
+/// Reads and checks everything that [`fetch`] would, and writes nothing. Returns the bytes of stream.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn verify(bucket: &Bucket, step: &PlanStep, options: FetchOptions, progress: Progress, cancel: &Cancel) -> Result<u64> {
+    load_inventory(bucket, &step.inventory).await?;
+    fetch::verify(bucket, &step.objects, options, progress, cancel).await
+}
+
+/// Enlarges a pipe to 1 MiB where the system allows it: fewer switches between the tool and us.
+pub fn widen_pipe(fd: impl std::os::fd::AsFd) {
+    if let Err(error) = rustix::pipe::fcntl_setpipe_size(fd, 1 << 20) {
+        tracing::debug!(%error, "the pipe keeps its size");
+    }
+}
+
+/// How many threads `asked` stands for.
+fn threads(asked: usize) -> usize {
+    if asked > 0 { asked } else { std::thread::available_parallelism().map_or(2, Into::into).min(8) }
 }

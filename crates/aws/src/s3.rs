@@ -335,6 +335,11 @@ impl Upload {
         &self.key
     }
 
+    /// S3's id of the upload, for a message about it.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Uploads part `number` (1 to 10,000). `crc64nvme` is the part's own; S3 refuses a part that differs.
     ///
     /// # Errors

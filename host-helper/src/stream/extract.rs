@@ -1,0 +1,175 @@
+//! Writes chunks below a directory, from several threads, and checks at the end that exactly the inventory is there.
+
+use super::xbstream::{Chunk, Op};
+use crate::error::{Context, Error, Result};
+use highwater_core::Failure;
+use highwater_core::inventory::StreamFile;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Files kept open.
+const OPEN_FILES: usize = 256;
+const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
+const DIR_MODE: Mode = Mode::from_raw_mode(0o750);
+
+/// A directory being filled.
+#[derive(Debug)]
+pub(super) struct Extractor {
+    root: PathBuf,
+    root_fd: OwnedFd,
+    open: Mutex<OpenFiles>,
+}
+
+#[derive(Debug, Default)]
+struct OpenFiles {
+    by_path: HashMap<String, Arc<File>>,
+    oldest_first: VecDeque<String>,
+}
+
+impl Extractor {
+    /// Below `root`, which must be an empty directory.
+    ///
+    /// # Errors
+    /// `UnsafeDirectory`.
+    pub(super) fn new(root: &Path) -> Result<Self> {
+        let mut entries = std::fs::read_dir(root).context(Failure::UnsafeDirectory, || format!("read {}", root.display()))?;
+        if entries.next().is_some() {
+            return Err(Error::new(Failure::UnsafeDirectory, format!("{} is not empty", root.display())));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root_fd = rustix::fs::open(root, flags, Mode::empty())
+            .map_err(std::io::Error::from)
+            .context(Failure::UnsafeDirectory, || format!("open {}", root.display()))?;
+        Ok(Self { root: root.to_owned(), root_fd, open: Mutex::default() })
+    }
+
+    /// Does what one chunk asks for; returns the bytes written. Chunks of one file may come in any order.
+    ///
+    /// # Errors
+    /// `Resources`, or `UnsafeDirectory` when something else changes the directory; `Damaged` for an impossible chunk.
+    pub(super) fn chunk(&self, chunk: &Chunk<'_>) -> Result<u64> {
+        let path = chunk.header.path;
+        let context = || format!("write {}", self.root.join(path).display());
+        match chunk.header.op {
+            Op::Payload { .. } | Op::Sparse { .. } => {
+                let file = self.file(path)?;
+                if chunk.header.is_ordered() {
+                    file.set_len(0).context(Failure::Resources, context)?;
+                }
+                let mut written = 0;
+                for (offset, bytes) in chunk.writes().context(Failure::Damaged, context)? {
+                    file.write_all_at(bytes, offset).context(Failure::Resources, context)?;
+                    written += bytes.len() as u64;
+                }
+                Ok(written)
+            }
+            Op::End => self.file(path).map(|_| 0),
+            Op::Remove => {
+                self.forget(path);
+                let (dir, name) = self.parent(path)?;
+                rustix::fs::unlinkat(&dir, name, AtFlags::empty())
+                    .map_err(std::io::Error::from)
+                    .context(Failure::Damaged, || format!("remove {}", self.root.join(path).display()))?;
+                Ok(0)
+            }
+            Op::Rename { to } => {
+                self.forget(path);
+                self.forget(to);
+                let ((from_dir, from), (to_dir, to)) = (self.parent(path)?, self.parent(to)?);
+                rustix::fs::renameat(&from_dir, from, &to_dir, to)
+                    .map_err(std::io::Error::from)
+                    .context(Failure::Damaged, || format!("rename {}", self.root.join(path).display()))?;
+                Ok(0)
+            }
+            Op::Seek { .. } | Op::Ignored => Ok(0),
+        }
+    }
+
+    fn forget(&self, path: &str) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).by_path.remove(path);
+    }
+
+    /// The file at `path`, created with its directories if it is new.
+    fn file(&self, path: &str) -> Result<Arc<File>> {
+        if let Some(file) = self.open.lock().unwrap_or_else(PoisonError::into_inner).by_path.get(path) {
+            return Ok(file.clone());
+        }
+        let (dir, name) = self.parent(path)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&dir, name, flags, FILE_MODE)
+            .map_err(std::io::Error::from)
+            .context(Failure::UnsafeDirectory, || format!("create {}", self.root.join(path).display()))?;
+        let file = Arc::new(File::from(file));
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.by_path.insert(path.to_owned(), file.clone());
+        open.oldest_first.push_back(path.to_owned());
+        if open.oldest_first.len() > OPEN_FILES
+            && let Some(oldest) = open.oldest_first.pop_front()
+        {
+            open.by_path.remove(&oldest);
+        }
+        Ok(file)
+    }
+
+    /// Opens the directory of `path`, component by component so that no symbolic link is followed, creating what is missing.
+    fn parent<'p>(&self, path: &'p str) -> Result<(OwnedFd, &'p str)> {
+        let context = || format!("create the directory of {}", self.root.join(path).display());
+        let mut dir = self.root_fd.try_clone().context(Failure::Resources, context)?;
+        let (parents, name) = path.rsplit_once('/').unwrap_or(("", path));
+        for part in parents.split('/').filter(|p| !p.is_empty()) {
+            match rustix::fs::mkdirat(&dir, part, DIR_MODE) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(e) => return Err(std::io::Error::from(e)).context(Failure::UnsafeDirectory, context),
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            dir = rustix::fs::openat(&dir, part, flags, Mode::empty())
+                .map_err(std::io::Error::from)
+                .context(Failure::UnsafeDirectory, context)?;
+        }
+        Ok((dir, name))
+    }
+
+    /// Checks that the directory holds exactly `files`, each with its size, and makes it durable.
+    ///
+    /// # Errors
+    /// `Damaged`, naming a file; `Resources`.
+    pub(super) fn finish(self, files: &[StreamFile]) -> Result<()> {
+        drop(self.open);
+        let mut expected: HashMap<&str, u64> = files.iter().map(|f| (f.path.as_str(), f.bytes)).collect();
+        check_tree(&self.root, "", &mut expected)?;
+        if let Some((path, _)) = expected.into_iter().next() {
+            return Err(Error::new(Failure::Damaged, format!("the inventory lists {path}, but the data does not hold it")));
+        }
+        rustix::fs::syncfs(&self.root_fd)
+            .map_err(std::io::Error::from)
+            .context(Failure::Resources, || format!("make {} durable", self.root.display()))
+    }
+}
+
+fn check_tree(root: &Path, below: &str, expected: &mut HashMap<&str, u64>) -> Result<()> {
+    let at = root.join(below);
+    let context = || format!("read {}", at.display());
+    for entry in std::fs::read_dir(&at).context(Failure::Resources, context)? {
+        let entry = entry.context(Failure::Resources, context)?;
+        let name = entry.file_name();
+        let path = if below.is_empty() { name.to_string_lossy().into_owned() } else { format!("{below}/{}", name.to_string_lossy()) };
+        let stat = entry.metadata().context(Failure::Resources, context)?;
+        if stat.is_dir() {
+            check_tree(root, &path, expected)?;
+            continue;
+        }
+        match expected.remove(path.as_str()) {
+            Some(bytes) if stat.is_file() && stat.len() == bytes => {}
+            Some(bytes) => {
+                return Err(Error::new(Failure::Damaged, format!("{path} has {} bytes, the inventory says {bytes}", stat.len())));
+            }
+            None => return Err(Error::new(Failure::Damaged, format!("{path} is in the data, but not in the inventory"))),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,560 @@
+//! The tools' stream format, xbstream (Percona) alias mbstream (MariaDB): read, checked, written.
+//!
+//! A stream is a log of operations on files. Almost all of them append: payloads of many files interleave, each file's
+//! payloads are contiguous. MariaDB 10.11 added operations that are not commutative, for tables that DDL changed during the backup:
+//! a file is streamed a second time (`REWRITE`), removed, renamed, or positioned (`S`). They are told apart by
+//! [`Header::is_ordered`], because a parallel restore must not exchange them with others.
+//!
+//! Nothing here trusts the input: every length has a limit before anything is allocated or skipped.
+
+use highwater_core::inventory::{StreamFile, safe_relative_path};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+/// What every chunk begins with.
+const MAGIC: &[u8; 8] = b"XBSTCK01";
+/// Magic, flags, type, path length.
+const FIXED: usize = 14;
+/// The tools refuse paths of 512 bytes and more.
+const PATH_LIMIT: usize = 511;
+/// The tools write 10 MiB at most, unless their read buffer was enlarged.
+const PAYLOAD_LIMIT: u64 = 32 << 20;
+/// Holes in one sparse chunk.
+const MAP_LIMIT: u32 = 1 << 20;
+/// A reader may skip a chunk of a type it does not know.
+const FLAG_IGNORABLE: u8 = 0x01;
+/// MariaDB: the chunk belongs to a file that is streamed a second time and replaces the first.
+const FLAG_REWRITE: u8 = 0x02;
+
+/// The longest header there is: two paths (rename), or one and the fields of a sparse chunk.
+pub const HEADER_LIMIT: usize = FIXED + 2 * PATH_LIMIT + 4 + 24;
+/// The longest chunk there is.
+pub const CHUNK_LIMIT: usize = HEADER_LIMIT + PAYLOAD_LIMIT as usize + 8 * MAP_LIMIT as usize;
+
+/// Why bytes are not an xbstream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// The bytes at a chunk's start are not its magic.
+    #[error("no chunk begins where one must")]
+    Magic,
+    /// A type this code does not know, and may not skip.
+    #[error("unknown chunk type {0:#04x}")]
+    Type(u8),
+    /// A path that is too long, not UTF-8, or leaves the data directory.
+    #[error("the path {0:?} is not a safe relative path")]
+    Path(String),
+    /// A length or offset out of bounds.
+    #[error("{path}: impossible {what} {value}")]
+    Bounds {
+        /// The chunk's file.
+        path: String,
+        /// Which field.
+        what: &'static str,
+        /// What it says.
+        value: u64,
+    },
+    /// The payload is not what the tool wrote.
+    #[error("{path}: the chunk at offset {offset} has CRC-32 {found:08x}, its header says {expected:08x}")]
+    Crc {
+        /// The chunk's file.
+        path: String,
+        /// Offset of the chunk in its file.
+        offset: u64,
+        /// The header's.
+        expected: u32,
+        /// The payload's.
+        found: u32,
+    },
+    /// A chunk that does not continue its file.
+    #[error("{path}: {what}")]
+    Order {
+        /// The chunk's file.
+        path: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The stream ends inside a chunk or with files still open.
+    #[error("the stream was cut: {0}")]
+    Cut(String),
+    /// More files than are supported.
+    #[error("the stream holds more than {0} files")]
+    Files(usize),
+}
+
+/// What a chunk does to the file at its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op<'a> {
+    /// Writes the body at `offset`.
+    Payload {
+        /// Where in the file.
+        offset: u64,
+        /// CRC-32 of the body.
+        crc: u32,
+    },
+    /// Percona: writes pieces of the body with holes between them, from `offset` on. The body is the map, then the data.
+    Sparse {
+        /// Where in the file.
+        offset: u64,
+        /// CRC-32 of the body.
+        crc: u32,
+        /// Pairs in the map: bytes to skip, bytes to write.
+        pairs: usize,
+    },
+    /// Closes the file, creating it if it has no payload.
+    End,
+    /// MariaDB: the next payload starts at `offset`.
+    Seek {
+        /// Where in the file.
+        offset: u64,
+    },
+    /// MariaDB: deletes the file.
+    Remove,
+    /// MariaDB: gives the file another path.
+    Rename {
+        /// The new path.
+        to: &'a str,
+    },
+    /// An unknown chunk that says it may be skipped.
+    Ignored,
+}
+
+/// The header of one chunk; the body follows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header<'a> {
+    /// The file.
+    pub path: &'a str,
+    /// What is done.
+    pub op: Op<'a>,
+    /// Whether the file replaces one streamed before.
+    pub rewrite: bool,
+    /// Bytes of this header.
+    pub len: usize,
+    /// Bytes of the body.
+    pub body_len: usize,
+}
+
+/// Takes little-endian fields off a byte slice; `None` when it is too short.
+struct Fields<'a> {
+    rest: &'a [u8],
+    taken: usize,
+}
+
+impl<'a> Fields<'a> {
+    fn bytes(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.rest.split_at_checked(n)?;
+        self.rest = rest;
+        self.taken += n;
+        Some(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.bytes(N)?.try_into().ok()
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+}
+
+/// Checks a path's length before its bytes have to be there, then the path.
+fn path_len(len: u32) -> Result<usize, Malformed> {
+    match usize::try_from(len) {
+        Ok(n) if (1..=PATH_LIMIT).contains(&n) => Ok(n),
+        _ => Err(Malformed::Path(format!("<{len} bytes>"))),
+    }
+}
+
+fn path(bytes: &[u8]) -> Result<&str, Malformed> {
+    match std::str::from_utf8(bytes) {
+        Ok(path) if safe_relative_path(path) => Ok(path),
+        _ => Err(Malformed::Path(String::from_utf8_lossy(bytes).into_owned())),
+    }
+}
+
+impl<'a> Header<'a> {
+    /// Reads the header that `bytes` begins with; `None` when more bytes are needed to tell.
+    ///
+    /// # Errors
+    /// Whatever no further byte can mend.
+    pub fn parse(bytes: &'a [u8]) -> Result<Option<Self>, Malformed> {
+        let seen = bytes.len().min(MAGIC.len());
+        if bytes[..seen] != MAGIC[..seen] {
+            return Err(Malformed::Magic);
+        }
+        Self::fields(Fields { rest: bytes, taken: 0 }).transpose()
+    }
+
+    /// `None` stands for "more bytes are needed", so that `?` ends the reading of fields.
+    fn fields(mut f: Fields<'a>) -> Option<Result<Self, Malformed>> {
+        macro_rules! valid {
+            ($checked:expr) => {
+                match $checked {
+                    Ok(value) => value,
+                    Err(error) => return Some(Err(error)),
+                }
+            };
+        }
+        f.bytes(MAGIC.len())?;
+        let [flags, kind] = f.array()?;
+        if !matches!(kind, b'P' | b'E' | b'S' | b'D' | b'R') && flags & FLAG_IGNORABLE == 0 {
+            return Some(Err(Malformed::Type(kind)));
+        }
+        let len = valid!(path_len(f.u32()?));
+        let path_text = valid!(path(f.bytes(len)?));
+        let bounded = |what, value: u64, limit: u64| match value <= limit {
+            true => Ok(value),
+            false => Err(Malformed::Bounds { path: path_text.to_owned(), what, value }),
+        };
+        let mut body_len = 0;
+        let op = match kind {
+            b'E' => Op::End,
+            b'D' => Op::Remove,
+            b'R' => {
+                let len = valid!(path_len(f.u32()?));
+                Op::Rename { to: valid!(path(f.bytes(len)?)) }
+            }
+            // MariaDB's seek is an offset and then the next chunk; in Percona's sparse chunk the upper half of the
+            // payload length lies where that chunk's magic would be, and it is always zero.
+            b'S' if f.rest.get(8..12)? != [0u8; 4] => Op::Seek { offset: valid!(bounded("offset", f.u64()?, i64::MAX as u64)) },
+            _ => {
+                let pairs = if kind == b'S' { f.u32()? } else { 0 };
+                valid!(bounded("sparse map", pairs.into(), MAP_LIMIT.into()));
+                let payload = valid!(bounded("payload length", f.u64()?, PAYLOAD_LIMIT));
+                let offset = valid!(bounded("offset", f.u64()?, i64::MAX as u64 - PAYLOAD_LIMIT));
+                let crc = f.u32()?;
+                let pairs = pairs as usize;
+                body_len = pairs * 8 + payload as usize;
+                match kind {
+                    b'P' => Op::Payload { offset, crc },
+                    b'S' => Op::Sparse { offset, crc, pairs },
+                    _ => Op::Ignored,
+                }
+            }
+        };
+        Some(Ok(Self { path: path_text, op, rewrite: flags & FLAG_REWRITE != 0, len: f.taken, body_len }))
+    }
+
+    /// Header and body together.
+    pub fn chunk_len(&self) -> usize {
+        self.len + self.body_len
+    }
+
+    /// Whether a restore must have done every chunk before this one, and none after it, when it does this one.
+    pub fn is_ordered(&self) -> bool {
+        match self.op {
+            Op::Seek { .. } | Op::Remove | Op::Rename { .. } => true,
+            // The first chunk of a second version empties the file; its later ones append as ever.
+            Op::Payload { offset, .. } | Op::Sparse { offset, .. } => self.rewrite && offset == 0,
+            Op::End | Op::Ignored => false,
+        }
+    }
+}
+
+/// One whole chunk.
+#[derive(Debug, Clone, Copy)]
+pub struct Chunk<'a> {
+    /// Its header.
+    pub header: Header<'a>,
+    /// Its body.
+    pub body: &'a [u8],
+}
+
+impl<'a> Chunk<'a> {
+    /// Compares the body with the header's CRC-32.
+    ///
+    /// # Errors
+    /// `Crc`.
+    pub fn check_crc(&self) -> Result<(), Malformed> {
+        let (offset, expected) = match self.header.op {
+            Op::Payload { offset, crc } | Op::Sparse { offset, crc, .. } => (offset, crc),
+            Op::End | Op::Seek { .. } | Op::Remove | Op::Rename { .. } | Op::Ignored => return Ok(()),
+        };
+        let found = crc32fast::hash(self.body);
+        if found == expected { Ok(()) } else { Err(Malformed::Crc { path: self.header.path.to_owned(), offset, expected, found }) }
+    }
+
+    /// The writes this chunk asks for: an offset in the file, and the bytes.
+    ///
+    /// # Errors
+    /// `Bounds` when a sparse map does not describe its payload.
+    pub fn writes(&self) -> Result<Vec<(u64, &'a [u8])>, Malformed> {
+        Ok(self.layout()?.0)
+    }
+
+    /// Where the file stands after this chunk.
+    fn end(&self) -> Result<u64, Malformed> {
+        Ok(self.layout()?.1)
+    }
+
+    fn layout(&self) -> Result<(Vec<(u64, &'a [u8])>, u64), Malformed> {
+        let (mut at, pairs) = match self.header.op {
+            Op::Payload { offset, .. } => return Ok((vec![(offset, self.body)], offset + self.body.len() as u64)),
+            Op::Sparse { offset, pairs, .. } => (offset, pairs),
+            _ => return Ok((Vec::new(), 0)),
+        };
+        let wrong = |value| Malformed::Bounds { path: self.header.path.to_owned(), what: "sparse map", value };
+        let (map, mut data) = self.body.split_at_checked(pairs * 8).ok_or_else(|| wrong(pairs as u64))?;
+        let mut fields = Fields { rest: map, taken: 0 };
+        let mut writes = Vec::with_capacity(pairs);
+        while let (Some(skip), Some(len)) = (fields.u32(), fields.u32()) {
+            at += u64::from(skip);
+            let (piece, rest) = data.split_at_checked(len as usize).ok_or_else(|| wrong(len.into()))?;
+            if !piece.is_empty() {
+                writes.push((at, piece));
+            }
+            at += u64::from(len);
+            data = rest;
+        }
+        if data.is_empty() { Ok((writes, at)) } else { Err(wrong(data.len() as u64)) }
+    }
+}
+
+/// The chunks of a slice that holds whole chunks only.
+#[derive(Debug, Clone)]
+pub struct Chunks<'a>(&'a [u8]);
+
+impl<'a> Chunks<'a> {
+    /// Over `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl<'a> Iterator for Chunks<'a> {
+    type Item = Result<Chunk<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let parsed = Header::parse(self.0).and_then(|header| {
+            let header = header.ok_or_else(|| Malformed::Cut("a chunk's header is incomplete".into()))?;
+            let whole = self.0.split_at_checked(header.chunk_len());
+            let (chunk, rest) = whole.ok_or_else(|| Malformed::Cut(format!("a chunk of {} is incomplete", header.path)))?;
+            self.0 = rest;
+            Ok(Chunk { header, body: &chunk[header.len..] })
+        });
+        if parsed.is_err() {
+            self.0 = &[];
+        }
+        Some(parsed)
+    }
+}
+
+/// Follows every file through a stream: the order of chunks is right, and what exists at its end.
+#[derive(Debug)]
+pub struct Tracker {
+    files: Vec<Option<StreamFile>>,
+    by_path: HashMap<Box<str>, Tracked>,
+    open: usize,
+    last_closed: String,
+    files_limit: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Tracked {
+    index: usize,
+    position: u64,
+    is_open: bool,
+}
+
+impl Tracker {
+    /// Of an empty stream.
+    pub fn new(files_limit: usize) -> Self {
+        Self { files: Vec::new(), by_path: HashMap::new(), open: 0, last_closed: String::new(), files_limit }
+    }
+
+    /// Takes the next chunk.
+    ///
+    /// # Errors
+    /// `Order`, `Files`, `Bounds`.
+    pub fn chunk(&mut self, chunk: &Chunk<'_>) -> Result<(), Malformed> {
+        let Chunk { header, .. } = chunk;
+        let order = |what: String| Err(Malformed::Order { path: header.path.to_owned(), what });
+        match header.op {
+            Op::Ignored => {}
+            Op::Payload { offset, .. } | Op::Sparse { offset, .. } => {
+                let end = chunk.end()?;
+                let file = self.opened(header.path, header.rewrite)?;
+                if file.position != offset {
+                    let expected = file.position;
+                    return order(format!("a chunk is for offset {offset}, its file is at {expected}"));
+                }
+                file.position = end;
+                let index = file.index;
+                if let Some(Some(file)) = self.files.get_mut(index) {
+                    file.bytes = file.bytes.max(end);
+                }
+            }
+            Op::Seek { offset } => match self.by_path.get_mut(header.path) {
+                Some(file) if file.is_open => file.position = offset,
+                _ => return order("it is positioned, but not open".into()),
+            },
+            Op::End => {
+                self.opened(header.path, header.rewrite)?.is_open = false;
+                self.open -= 1;
+                header.path.clone_into(&mut self.last_closed);
+            }
+            Op::Remove => {
+                let index = self.closed(header.path)?;
+                self.by_path.remove(header.path);
+                self.files[index] = None;
+            }
+            Op::Rename { to } => {
+                let index = self.closed(header.path)?;
+                if self.by_path.get(to).is_some_and(|f| f.is_open) {
+                    return order(format!("it is renamed to {to}, which is open"));
+                }
+                self.by_path.remove(header.path);
+                let moved = Tracked { index, position: 0, is_open: false };
+                if let Some(replaced) = self.by_path.insert(to.into(), moved) {
+                    self.files[replaced.index] = None;
+                }
+                if let Some(Some(file)) = self.files.get_mut(index) {
+                    to.clone_into(&mut file.path);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The open file at `path`; opened by this chunk if it is new, or replaces one that is closed.
+    fn opened(&mut self, path: &str, rewrite: bool) -> Result<&mut Tracked, Malformed> {
+        match self.by_path.entry(path.into()) {
+            Entry::Occupied(entry) => {
+                let file = entry.into_mut();
+                if !file.is_open {
+                    if !rewrite {
+                        return Err(Malformed::Order { path: path.to_owned(), what: "it goes on after its end".into() });
+                    }
+                    (file.is_open, file.position) = (true, 0);
+                    self.open += 1;
+                    if let Some(Some(file)) = self.files.get_mut(file.index) {
+                        file.bytes = 0;
+                    }
+                }
+                Ok(file)
+            }
+            Entry::Vacant(entry) => {
+                if self.files.len() >= self.files_limit {
+                    return Err(Malformed::Files(self.files_limit));
+                }
+                self.files.push(Some(StreamFile { path: path.to_owned(), bytes: 0 }));
+                self.open += 1;
+                Ok(entry.insert(Tracked { index: self.files.len() - 1, position: 0, is_open: true }))
+            }
+        }
+    }
+
+    fn closed(&self, path: &str) -> Result<usize, Malformed> {
+        let order = |what: &str| Malformed::Order { path: path.to_owned(), what: what.into() };
+        match self.by_path.get(path) {
+            Some(file) if !file.is_open => Ok(file.index),
+            Some(_) => Err(order("it is removed or renamed while open")),
+            None => Err(order("it is removed or renamed, but was never streamed")),
+        }
+    }
+
+    /// The files that exist at the stream's end, in order of first appearance, and the one that was closed last.
+    ///
+    /// # Errors
+    /// `Cut` when the stream is empty or a file was never closed.
+    pub fn finish(self) -> Result<(Vec<StreamFile>, String), Malformed> {
+        if self.open > 0 {
+            let open = self.by_path.iter().find(|(_, f)| f.is_open).map(|(path, _)| path.as_ref()).unwrap_or_default();
+            return Err(Malformed::Cut(format!("{} files have no end, {open} among them", self.open)));
+        }
+        let files: Vec<StreamFile> = self.files.into_iter().flatten().collect();
+        if files.is_empty() { Err(Malformed::Cut("it holds no file".into())) } else { Ok((files, self.last_closed)) }
+    }
+}
+
+/// Writes a stream, for tests and benchmarks.
+#[derive(Debug)]
+pub struct Writer<W>(W);
+
+impl<W: std::io::Write> Writer<W> {
+    /// Onto `out`.
+    pub fn new(out: W) -> Self {
+        Self(out)
+    }
+
+    /// The stream so far.
+    pub fn into_inner(self) -> W {
+        self.0
+    }
+
+    fn start(&mut self, flags: u8, kind: u8, path: &str) -> std::io::Result<()> {
+        self.0.write_all(MAGIC)?;
+        self.0.write_all(&[flags, kind])?;
+        self.text(path)
+    }
+
+    fn text(&mut self, path: &str) -> std::io::Result<()> {
+        self.0.write_all(&(path.len() as u32).to_le_bytes())?;
+        self.0.write_all(path.as_bytes())
+    }
+
+    fn body(&mut self, payload_len: usize, offset: u64, body: &[u8]) -> std::io::Result<()> {
+        self.0.write_all(&(payload_len as u64).to_le_bytes())?;
+        self.0.write_all(&offset.to_le_bytes())?;
+        self.0.write_all(&crc32fast::hash(body).to_le_bytes())?;
+        self.0.write_all(body)
+    }
+
+    /// A payload.
+    ///
+    /// # Errors
+    /// The writer's, as for every function here.
+    pub fn payload(&mut self, path: &str, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.start(0, b'P', path)?;
+        self.body(data.len(), offset, data)
+    }
+
+    /// A payload of a file that replaces an earlier one.
+    #[expect(clippy::missing_errors_doc, reason = "said at `payload`")]
+    pub fn rewrite(&mut self, path: &str, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.start(FLAG_REWRITE, b'P', path)?;
+        self.body(data.len(), offset, data)
+    }
+
+    /// A sparse payload: `(skip, write)` pairs over `data`.
+    #[expect(clippy::missing_errors_doc, reason = "said at `payload`")]
+    pub fn sparse(&mut self, path: &str, offset: u64, map: &[(u32, u32)], data: &[u8]) -> std::io::Result<()> {
+        self.start(0, b'S', path)?;
+        self.0.write_all(&(map.len() as u32).to_le_bytes())?;
+        let mut body: Vec<u8> = map.iter().flat_map(|(skip, len)| [skip.to_le_bytes(), len.to_le_bytes()]).flatten().collect();
+        body.extend_from_slice(data);
+        self.body(data.len(), offset, &body)
+    }
+
+    /// The end of a file.
+    #[expect(clippy::missing_errors_doc, reason = "said at `payload`")]
+    pub fn end(&mut self, path: &str) -> std::io::Result<()> {
+        self.start(0, b'E', path)
+    }
+
+    /// MariaDB's seek.
+    #[expect(clippy::missing_errors_doc, reason = "said at `payload`")]
+    pub fn seek(&mut self, path: &str, offset: u64) -> std::io::Result<()> {
+        self.start(0, b'S', path)?;
+        self.0.write_all(&offset.to_le_bytes())
+    }
+
+    /// MariaDB's removal.
+    #[expect(clippy::missing_errors_doc, reason = "said at `payload`")]
+    pub fn remove(&mut self, path: &str) -> std::io::Result<()> {
+        self.start(0, b'D', path)
+    }
+
+    /// MariaDB's renaming.
+    #[expect(clippy::missing_errors_doc, reason = "said at `payload`")]
+    pub fn rename(&mut self, path: &str, to: &str) -> std::io::Result<()> {
+        self.start(0, b'R', path)?;
+        self.text(to)
+    }
+}
