@@ -1,11 +1,14 @@
 //! `drill`.
-use crate::config::{Config, DrillConfig, ServerConfig};
+use crate::config::Config;
 use crate::error::Result;
-use crate::server::Server;
 use crate::signal::Cancel;
 use highwater_core::Sha256;
-use highwater_core::plan::PlanServer;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+
+mod server;
+
+pub use server::IsolatedServer;
 
 /// Arguments of `drill`.
 #[derive(Debug, clap::Args)]
@@ -36,36 +39,13 @@ pub async fn run(args: &DrillArgs, config: &Config, json: bool, cancel: &Cancel)
     todo!("drill")
 }
 
-/// A server on restored data that nobody else can reach: one socket in a private directory, no TCP, no replication,
-/// no events, no binlog, no grants. Ended when dropped.
-#[derive(Debug)]
-pub struct IsolatedServer {
-    _private: (),
-}
-
-impl IsolatedServer {
-    /// Starts it and waits until it answers.
-    ///
-    /// # Errors
-    /// `Tool` with the end of its error log; `Precondition` when no server binary of a fitting version is found; `Interrupted`.
-    pub async fn start(datadir: &Path, of: &PlanServer, config: &DrillConfig, server: &ServerConfig, cancel: &Cancel) -> Result<Self> {
-        let _ = (datadir, of, config, server, cancel);
-        todo!("drill")
-    }
-
-    /// A new connection to it.
-    ///
-    /// # Errors
-    /// `Server`.
-    pub async fn connect(&self) -> Result<Server> {
-        todo!("drill")
-    }
-
-    /// Shuts it down in order and waits for its end; kills it after a minute.
-    ///
-    /// # Errors
-    /// `Tool` when it had to be killed or exited with an error.
-    pub async fn stop(self) -> Result<()> {
-        todo!("drill")
-    }
+/// An error log, or the last MiB of it.
+fn read_log(path: &Path) -> std::io::Result<String> {
+    const MOST: u64 = 1 << 20;
+    let mut file = std::fs::File::open(path)?;
+    let size = file.metadata()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(MOST)))?;
+    let mut bytes = Vec::new();
+    file.take(MOST).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -1,0 +1,57 @@
+//! How much memory a prepare may use.
+
+use crate::error::{Error, Result};
+use highwater_core::Failure;
+use std::fs;
+
+const MIB: u64 = 1 << 20;
+/// The least a prepare is given, and the least we start with.
+const LEAST: u64 = 128 * MIB;
+/// More than this never helped a prepare that fits its redo in memory.
+const MOST: u64 = 16 << 30;
+
+/// `--use-memory` for the step with the most redo: twice its redo and 64 MiB, so that recovery reads every page once,
+/// but at least 128 MiB and at most half of what the machine has free (downloads, page cache and a server need the rest).
+///
+/// # Errors
+/// `Resources` when not even the least is there.
+pub(crate) fn prepare_memory(configured_mib: u64, redo_bytes: u64, available: u64) -> Result<u64> {
+    if configured_mib > 0 {
+        return Ok(configured_mib.saturating_mul(MIB));
+    }
+    if available < 2 * LEAST {
+        let message = format!("{} MiB of memory are free, a restore needs {} MiB", available / MIB, 2 * LEAST / MIB);
+        return Err(Error::new(Failure::Resources, message).hint("free memory, or set restore.prepare_memory_mib to go on regardless"));
+    }
+    let wanted = redo_bytes.saturating_mul(2).saturating_add(64 * MIB);
+    Ok(wanted.min(available / 2).clamp(LEAST, MOST))
+}
+
+/// Memory we could use now: `MemAvailable`, or what our control group leaves of it.
+pub(crate) fn available() -> u64 {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let machine = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    let number = |file: &str| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+    let group = number("/sys/fs/cgroup/memory.max").map(|max| max.saturating_sub(number("/sys/fs/cgroup/memory.current").unwrap_or(0)));
+    // A machine that does not say is not refused for it.
+    machine.map_or(u64::MAX, |kib| kib.saturating_mul(1024)).min(group.unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_follows_the_redo_within_its_bounds() {
+        let check = |configured, redo, available, expected: Option<u64>| {
+            assert_eq!(prepare_memory(configured, redo * MIB, available * MIB).ok(), expected.map(|m| m * MIB), "{redo} of {available}");
+        };
+        check(0, 1, 4096, Some(128));
+        check(0, 500, 4096, Some(1064));
+        check(0, 5000, 4096, Some(2048));
+        check(0, 500_000, 1 << 20, Some(16 << 10));
+        check(0, 1, 200, None);
+        check(300, 5000, 200, Some(300));
+        check(0, u64::MAX / MIB, 1000, Some(500));
+    }
+}
