@@ -7,6 +7,7 @@
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{Credentials, Region};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
@@ -116,10 +117,34 @@ pub struct Upload {
 #[derive(Debug, Clone)]
 pub struct UploadedPart(CompletedPart);
 
+/// A store at an address of its own, with its own credentials: a local S3, for tests and demonstrations.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// `http://127.0.0.1:9000`.
+    pub url: String,
+    /// The region that requests are signed for.
+    pub region: String,
+    /// The access key.
+    pub access_key_id: String,
+    /// Its secret.
+    pub secret_access_key: String,
+}
+
 impl Bucket {
     /// A client for `name`, configured as the SDK configures itself: environment, profile, instance role.
     pub async fn connect(name: &str) -> Self {
-        let shared = aws_config::from_env()
+        Self::configured(name, aws_config::from_env()).await
+    }
+
+    /// A client for `name` at `endpoint`; the environment is not asked.
+    pub async fn connect_to(name: &str, endpoint: &Endpoint) -> Self {
+        let credentials = Credentials::new(&endpoint.access_key_id, &endpoint.secret_access_key, None, None, "given");
+        let region = Region::new(endpoint.region.clone());
+        Self::configured(name, aws_config::from_env().endpoint_url(&endpoint.url).region(region).credentials_provider(credentials)).await
+    }
+
+    async fn configured(name: &str, loader: aws_config::ConfigLoader) -> Self {
+        let shared = loader
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS).with_max_backoff(Duration::from_secs(10)))
             .timeout_config(
                 TimeoutConfig::builder()

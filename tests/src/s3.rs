@@ -1,0 +1,217 @@
+//! Local S3 servers. The default keeps versions, checksums and conditions as S3 does, in memory; the other writes to disk and
+//! is fast, but keeps neither versions nor checksums nor conditions.
+
+use crate::scratch::Scratch;
+use crate::{block_on, tool, wait_for};
+use bytes::Bytes;
+use highwater_aws::s3::{Bucket, Endpoint};
+use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::Mutex;
+
+/// The region, key and secret of every local S3.
+const REGION: &str = "eu-west-1";
+const KEY: &str = "test";
+/// The bucket that every local S3 starts with.
+pub(crate) const BUCKET: &str = "backups";
+
+/// One local S3 with the empty bucket `backups`. Ended when dropped.
+#[derive(Debug)]
+pub struct S3 {
+    scratch: Scratch,
+    port: u16,
+    kind: Kind,
+    server: Mutex<Option<Child>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// ministack with our patches: conditions, versions, full-object checksums. In memory.
+    Faithful,
+    /// s3s-fs: files below a directory.
+    Disk,
+}
+
+impl S3 {
+    /// One that behaves as S3 does; the bucket keeps versions.
+    pub fn start() -> Self {
+        let s3 = Self::spawn(Kind::Faithful);
+        let body =
+            "<VersioningConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Status>Enabled</Status></VersioningConfiguration>";
+        s3.raw("PUT", &format!("/{BUCKET}?versioning"), body.as_bytes());
+        s3
+    }
+
+    /// A fast one on disk, without checksums, versions and conditions: for volume, and for the ways around what it lacks.
+    pub fn start_on_disk() -> Self {
+        Self::spawn(Kind::Disk)
+    }
+
+    fn spawn(kind: Kind) -> Self {
+        let scratch = Scratch::new("s3");
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a free port").port();
+        let s3 = Self { scratch, port, kind, server: Mutex::new(None) };
+        s3.up();
+        block_on(s3.bucket().create()).expect("create the bucket");
+        s3
+    }
+
+    /// Starts it, if it is down. The faithful one has forgotten everything then.
+    pub fn up(&self) {
+        let log = File::create(self.scratch.join("s3.log")).expect("create the log");
+        let mut command = match self.kind {
+            Kind::Faithful => {
+                let mut command = self.scratch.command(tool("venv/bin/python"));
+                command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/local-cloud/s3.py"));
+                command
+            }
+            Kind::Disk => {
+                let root = self.disk();
+                std::fs::create_dir_all(&root).expect("make the store's directory");
+                let mut command = self.scratch.command(tool("bin/s3s-fs"));
+                command.args(["--host", "127.0.0.1", "--port", &self.port.to_string()]);
+                command.args(["--access-key", KEY, "--secret-key", KEY]).arg(root);
+                command
+            }
+        };
+        command.env("GATEWAY_PORT", self.port.to_string()).envs([
+            ("BIND_HOST", "127.0.0.1"),
+            ("MINISTACK_HOST", "127.0.0.1"),
+            ("MINISTACK_REGION", REGION),
+            ("SFTP_ENABLED", "0"),
+            ("IOT_MTLS_ENABLED", "0"),
+            ("PYTHONDONTWRITEBYTECODE", "1"),
+        ]);
+        command.envs(self.env()).stdout(log.try_clone().expect("share the log")).stderr(log);
+        let mut child = command.spawn().expect("start the local S3");
+        wait_for("the local S3", || {
+            let ended = child.try_wait().expect("look at the local S3");
+            let said = || std::fs::read_to_string(self.scratch.join("s3.log")).unwrap_or_default();
+            assert!(ended.is_none(), "the local S3 ended: {}", said());
+            TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()
+        });
+        *self.server.lock().expect("the server's lock") = Some(child);
+    }
+
+    /// Kills it: connections are refused from now on.
+    pub fn down(&self) {
+        if let Some(mut child) = self.server.lock().expect("the server's lock").take() {
+            child.kill().expect("kill the local S3");
+            child.wait().expect("the local S3's end");
+        }
+    }
+
+    /// Stops it without closing anything, as a network that swallows packets; `thaw` goes on.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// Goes on after `freeze`.
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.server.lock().expect("the server's lock").as_ref().expect("a running S3").id();
+        crate::run(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]));
+    }
+
+    /// The environment of a client: endpoint, region, credentials.
+    pub fn env(&self) -> [(&'static str, String); 6] {
+        [
+            ("AWS_ENDPOINT_URL", self.url()),
+            ("AWS_REGION", REGION.into()),
+            ("AWS_DEFAULT_REGION", REGION.into()),
+            ("AWS_ACCESS_KEY_ID", KEY.into()),
+            ("AWS_SECRET_ACCESS_KEY", KEY.into()),
+            // No test may wait for, or find, the metadata service of the machine it runs on.
+            ("AWS_EC2_METADATA_DISABLED", "true".into()),
+        ]
+    }
+
+    /// Its address.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The bucket, in this process.
+    pub fn bucket(&self) -> Bucket {
+        let endpoint = Endpoint { url: self.url(), region: REGION.into(), access_key_id: KEY.into(), secret_access_key: KEY.into() };
+        block_on(Bucket::connect_to(BUCKET, &endpoint))
+    }
+
+    /// The keys below a prefix.
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        block_on(self.bucket().list(prefix)).expect("list the bucket")
+    }
+
+    /// An object's bytes.
+    pub fn get(&self, key: &str) -> Vec<u8> {
+        block_on(self.bucket().get(key, None, u64::MAX)).expect("get an object").to_vec()
+    }
+
+    /// Damages an object: new bytes at the same key. On a bucket with versions this is a new version, and readers
+    /// that name the old one do not see it; see `damage`.
+    pub fn overwrite(&self, key: &str, bytes: &[u8]) {
+        self.raw("PUT", &format!("/{BUCKET}/{key}"), bytes);
+    }
+
+    /// Damages an object where it lies, as a store that lost or changed bytes would: no new version, no new checksum.
+    /// Only on disk, where the bytes can be reached.
+    pub fn damage(&self, key: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        assert_eq!(self.kind, Kind::Disk, "only the store on disk can be damaged where it lies");
+        let path = self.disk().join(BUCKET).join(key);
+        let mut bytes = std::fs::read(&path).expect("read a stored object");
+        change(&mut bytes);
+        std::fs::write(&path, bytes).expect("damage a stored object");
+    }
+
+    /// Deletes an object, as an operator's mistake would.
+    pub fn delete(&self, key: &str) {
+        self.raw("DELETE", &format!("/{BUCKET}/{key}"), b"");
+    }
+
+    /// Unfinished multipart uploads: keys that somebody began and neither completed nor aborted.
+    pub fn unfinished_uploads(&self) -> Vec<String> {
+        let answer = self.raw("GET", &format!("/{BUCKET}?uploads"), b"");
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        text.split("<Upload>").skip(1).filter_map(|u| Some(u.split_once("<Key>")?.1.split_once("</Key>")?.0.to_owned())).collect()
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.scratch.join("store")
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// One request that our own client has no reason to be able to make.
+    fn raw(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
+        let bytes = self.scratch.join("body");
+        std::fs::write(&bytes, body).expect("write a request's body");
+        let output = Command::new("curl")
+            .args(["--silent", "--show-error", "--fail-with-body", "--request", method, "--aws-sigv4", "aws:amz:eu-west-1:s3"])
+            .args(["--user", "test:test", "--data-binary"])
+            .arg(format!("@{}", bytes.display()))
+            .args(["--header", "content-type: application/octet-stream"])
+            .arg(format!("{}{path}", self.url()))
+            .output()
+            .expect("run curl");
+        assert!(
+            output.status.success(),
+            "{method} {path}: {}{}",
+            String::from_utf8_lossy(&output.stderr),
+            String::from_utf8_lossy(&output.stdout)
+        );
+        output.stdout
+    }
+
+    /// Stores `bytes` under a key of the test's own (a request, a plan), through the ordinary client.
+    pub fn put(&self, key: &str, bytes: &[u8]) {
+        block_on(self.bucket().put_new(key, Bytes::copy_from_slice(bytes), "application/json")).expect("store an object");
+    }
+}
