@@ -7,10 +7,10 @@ use crate::{binary, block_on, wait_for};
 use highwater_aws::s3::Bucket;
 use highwater_core::approval::ApprovalV1;
 use highwater_core::drill::DrillReportV1;
-use highwater_core::manifest::{MANIFEST_NAME, ManifestV1, ObjectRef, ParentLink};
+use highwater_core::ids::backup_prefix;
+use highwater_core::manifest::{MANIFEST_NAME, ManifestV1, ObjectRef, ParentLink, Strategy};
 use highwater_core::plan::{PlanServer, PlanStep, RestorePlanV1, RestorePoint, Target};
 use highwater_core::request::{BackupRequestV1, ParentState};
-use highwater_core::ids::backup_prefix;
 use highwater_core::{BackupId, BackupKind, ClusterId, Document, Failure, HostId, Incarnation, Sha256};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -186,7 +186,12 @@ impl Host {
             backup_id: BackupId::new(now, kind, self.next_nonce()),
             kind,
             parent: parent.map(|p| ParentState {
-                link: ParentLink { backup_id: p.manifest.backup_id.clone(), to_lsn: p.manifest.to_lsn, manifest_sha256: p.object.sha256 },
+                link: ParentLink {
+                    backup_id: p.manifest.backup_id.clone(),
+                    to_lsn: p.manifest.to_lsn,
+                    manifest_sha256: p.object.sha256,
+                    strategy: Strategy::Incremental,
+                },
                 last_lsn: p.manifest.last_lsn,
                 source: p.manifest.source.clone(),
                 binlog: p.manifest.binlog.clone(),
@@ -210,6 +215,15 @@ impl Host {
     /// Takes an incremental on `parent`.
     pub fn incremental(&self, parent: &Backup) -> Backup {
         self.take(&self.request(Some(parent)))
+    }
+
+    /// Takes a differential on `full`.
+    pub fn differential(&self, full: &Backup) -> Backup {
+        let mut request = self.request(Some(full));
+        if let Some(parent) = &mut request.parent {
+            parent.link.strategy = Strategy::Differential;
+        }
+        self.take(&request)
     }
 
     /// Takes the backup that a request asks for; panics unless it succeeds.

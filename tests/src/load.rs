@@ -61,12 +61,12 @@ pub struct LoadReport {
 impl Load {
     /// Creates the schema `shop` with a thousand customers and `orders` orders, and nothing that writes.
     pub fn fill(db: &MariaDb, orders: u64) {
-        let schema = SCHEMA.replace("shop.seq_customers", "seq_1_to_1000");
+        let schema = SCHEMA.replace("shop.seq_customers", "shop.seq_1_to_1000");
         db.run(&schema);
         if orders > 0 {
             db.run(&format!(
                 "INSERT INTO shop.orders (customer, cents, placed, payload)
-                 SELECT 1 + seq % 1000, seq * 7 % 100000, TIMESTAMPADD(SECOND, seq, '2026-01-01'), RANDOM_BYTES(400) FROM seq_1_to_{orders}"
+                 SELECT 1 + seq % 1000, seq * 7 % 100000, TIMESTAMPADD(SECOND, seq, '2026-01-01'), RANDOM_BYTES(400) FROM shop.seq_1_to_{orders}"
             ));
         }
     }
@@ -231,14 +231,16 @@ async fn ddl(conn: &mut Conn, round: u64) -> mysql_async::Result<()> {
     let (life, turn) = (round / 9, round % 9);
     let (name, renamed) = (format!("shop.churn_{life}"), format!("shop.churned_{life}"));
     let sql = match turn {
-        0 => format!("CREATE TABLE IF NOT EXISTS {name} (id INT PRIMARY KEY, v VARCHAR(100)) SELECT seq AS id, 'x' AS v FROM seq_1_to_500"),
+        0 => format!(
+            "CREATE TABLE IF NOT EXISTS {name} (id INT PRIMARY KEY, v VARCHAR(100)) SELECT seq AS id, 'x' AS v FROM shop.seq_1_to_500"
+        ),
         1 => format!("ALTER TABLE {name} ADD COLUMN w INT DEFAULT 7"),
         2 => format!("UPDATE {name} SET v = REPEAT('y', 90)"),
         3 => format!("ALTER TABLE {name} ADD INDEX by_v (v)"),
         4 => format!("RENAME TABLE {name} TO {renamed}"),
         5 => format!("OPTIMIZE TABLE {renamed}"),
         6 => format!("TRUNCATE TABLE {renamed}"),
-        7 => format!("INSERT INTO {renamed} (id, v) SELECT seq, 'again' FROM seq_1_to_300"),
+        7 => format!("INSERT INTO {renamed} (id, v) SELECT seq, 'again' FROM shop.seq_1_to_300"),
         // Every other table stays.
         _ if life.is_multiple_of(2) => format!("DROP TABLE {renamed}"),
         _ => format!("ALTER TABLE {renamed} DROP COLUMN w"),

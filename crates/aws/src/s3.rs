@@ -11,7 +11,9 @@ use aws_sdk_s3::config::{Credentials, Region};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{
+    ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart, CreateBucketConfiguration,
+};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
@@ -346,7 +348,10 @@ impl Bucket {
     /// # Errors
     /// `AccessDenied`, `Unavailable`, `Refused`.
     pub async fn create(&self) -> Result<(), StoreError> {
-        match self.client.create_bucket().bucket(&self.name).send().await {
+        // S3 wants the region said in every region but its first.
+        let region = self.client.config().region().map(Region::as_ref).filter(|region| *region != "us-east-1");
+        let location = region.map(|r| CreateBucketConfiguration::builder().location_constraint(r.into()).build());
+        match self.client.create_bucket().bucket(&self.name).set_create_bucket_configuration(location).send().await {
             Ok(_) => Ok(()),
             Err(e) if matches!(e.code(), Some("BucketAlreadyOwnedByYou" | "BucketAlreadyExists")) => Ok(()),
             Err(e) => Err(self.sdk_error("create bucket", "", e)),
