@@ -75,6 +75,8 @@ pub struct PromotionJournalV1 {
     pub began_at: Timestamp,
     /// Where in the source's binlog the restored data ends: a replay to a later point starts here.
     pub restored_to: Option<BinlogPosition>,
+    /// The server's error log; none when systemd's journal has it.
+    pub error_log: Option<PathBuf>,
     /// What is exchanged: the data directory first, then the binlog directory if it lies outside.
     pub slots: Vec<Slot>,
     /// How far it is.

@@ -47,6 +47,7 @@ fn journal(slots: usize, state: State) -> PromotionJournalV1 {
         approvers: vec!["bob".into()],
         began_at: Timestamp::UNIX_EPOCH,
         restored_to: None,
+        error_log: None,
         slots: (0..slots).map(slot).collect(),
         state,
         history: vec![],

@@ -1,0 +1,142 @@
+//! The journal on disk: `<state_dir>/promotions/<id>.json`, and `current`, which names the newest.
+//!
+//! Every write is a new file, synced, renamed into place, its directory synced: after a crash a journal is the one before
+//! or the one after, never half of one. A lock held for the life of the process keeps two promotions apart; a crash frees it.
+
+use crate::error::{Context, Error, Result};
+use highwater_core::promotion::{Entered, PromotionId, PromotionJournalV1, State};
+use highwater_core::{Document, Failure};
+use jiff::Timestamp;
+use std::fs::{self, File, TryLockError};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The journals of this host, locked.
+pub(super) struct Store {
+    dir: PathBuf,
+    _lock: File,
+}
+
+impl Store {
+    /// Locks the journals for this process.
+    pub(super) fn open(state_dir: &Path) -> Result<Self> {
+        let dir = state_dir.join("promotions");
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.context(Failure::Config, || format!("create {}", dir.display()))?;
+        let path = dir.join("lock");
+        let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let lock = lock.context(Failure::Config, || format!("open {}", path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { dir, _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(Error::new(Failure::Busy, "another promote or rollback runs on this host")
+                .hint("wait for it to end; it holds ".to_owned() + &path.display().to_string())),
+            Err(TryLockError::Error(e)) => Err(Error::new(Failure::Resources, format!("lock {}", path.display())).because(e)),
+        }
+    }
+
+    /// The newest journal, if there was ever a promotion here.
+    pub(super) fn current(&self) -> Result<Option<Journal>> {
+        let path = self.dir.join("current");
+        let id = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e).context(Failure::Document, || format!("read {}", path.display())),
+        };
+        let id: PromotionId = id.trim().parse().context(Failure::Document, || format!("read {}", path.display()))?;
+        Ok(Some(Journal::read(self.dir.join(format!("{id}.json")))?))
+    }
+
+    /// Every journal kept here, newest first.
+    pub(super) fn all(&self) -> Result<Vec<Journal>> {
+        let failed = || format!("list {}", self.dir.display());
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(&self.dir).context(Failure::Resources, failed)? {
+            let path = entry.context(Failure::Resources, failed)?.path();
+            let is_journal = path.extension().is_some_and(|e| e == "json")
+                && path.file_stem().and_then(|s| s.to_str()).is_some_and(|s| s.parse::<PromotionId>().is_ok());
+            if is_journal {
+                paths.push(path);
+            }
+        }
+        paths.sort_unstable_by(|a, b| b.cmp(a));
+        paths.into_iter().map(Journal::read).collect()
+    }
+
+    /// Begins a journal. It counts from the moment `current` names it.
+    pub(super) fn begin(&self, doc: PromotionJournalV1) -> Result<Journal> {
+        let mut journal = Journal { path: self.dir.join(format!("{}.json", doc.id)), doc };
+        let first = journal.doc.state.clone();
+        journal.enter(first)?;
+        write_durably(&self.dir.join("current"), format!("{}\n", journal.doc.id).as_bytes())?;
+        Ok(journal)
+    }
+
+    /// Where the output of service control goes before there is a journal.
+    pub(super) fn log(&self) -> PathBuf {
+        self.dir.join("service.log")
+    }
+
+    /// A file beside the journal of `id`.
+    pub(super) fn beside(&self, id: &PromotionId, suffix: &str) -> PathBuf {
+        self.dir.join(format!("{id}.{suffix}"))
+    }
+}
+
+/// One promotion's journal.
+pub(super) struct Journal {
+    path: PathBuf,
+    pub(super) doc: PromotionJournalV1,
+}
+
+impl Journal {
+    fn read(path: PathBuf) -> Result<Self> {
+        let bytes = fs::read(&path).context(Failure::Document, || format!("read the journal {}", path.display()))?;
+        let doc = PromotionJournalV1::parse(&bytes).context(Failure::Document, || format!("read the journal {}", path.display()))?;
+        Ok(Self { path, doc })
+    }
+
+    /// Puts `state` on disk. Its side effects may begin when this returns.
+    pub(super) fn enter(&mut self, state: State) -> Result<()> {
+        let mut doc = self.doc.clone();
+        let name = state.name();
+        doc.history.push(Entered { state: name.to_owned(), at: Timestamp::now() });
+        doc.state = state;
+        write_durably(&self.path, &doc.to_bytes())?;
+        self.doc = doc;
+        tracing::info!(promotion = %self.doc.id, state = name, "journal");
+        Ok(())
+    }
+
+    /// Where it lies.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Replaces `path` by a file of these bytes, durably and at once.
+pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = path.with_extension("tmp");
+    let written = (|| {
+        let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    })();
+    written.context(Failure::Resources, || format!("write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_processes_never_hold_the_journals_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Store::open(dir.path()).unwrap();
+        assert_eq!(Store::open(dir.path()).err().map(|e| e.failure), Some(Failure::Busy));
+        drop(first);
+        assert!(Store::open(dir.path()).unwrap().current().unwrap().is_none());
+    }
+}
