@@ -53,7 +53,7 @@ impl IsolatedServer {
     /// (measured). `Tool` with the end of its error log; `Precondition` when no server binary of a fitting version is found;
     /// `Interrupted`.
     pub async fn start(datadir: &Path, of: &PlanServer, config: &DrillConfig, server: &ServerConfig, cancel: &Cancel) -> Result<Self> {
-        refuse_unprepared(datadir)?;
+        refuse_unprepared(datadir, of.vendor)?;
         let binary = find_binary(server, of).await?;
         let run_as = run_as(&config.user).await?;
         let dirs = Dirs::make(datadir)?;
@@ -189,10 +189,9 @@ impl Drop for IsolatedServer {
     }
 }
 
-/// The states that the tools leave behind when a prepare has ended.
-fn refuse_unprepared(datadir: &Path) -> Result<()> {
+fn refuse_unprepared(datadir: &Path, vendor: Vendor) -> Result<()> {
     let found = Tool::read_checkpoints(datadir)?;
-    if matches!(found.backup_type.as_str(), "log-applied" | "full-prepared") {
+    if crate::drill::is_prepared(&found, vendor) {
         return Ok(());
     }
     Err(Error::new(Failure::Damaged, format!("{} is not prepared: its checkpoints file says {}", datadir.display(), found.backup_type))

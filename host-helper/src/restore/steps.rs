@@ -44,7 +44,7 @@ impl Steps<'_> {
                 let Some(full) = steps.first() else { return Err(no_steps()) };
                 crash_point!("restore:fetch-full");
                 phases.push(self.fetch(full, &data, self.cancel).await?);
-                expect(&data, full, &["full-backuped", "full-prepared", "log-applied"])?;
+                expect(&data, full, &["full-backuped"])?;
                 work.set(State::Fetched)?;
                 crash_point!("restore:fetched");
                 0
@@ -99,8 +99,7 @@ impl Steps<'_> {
     fn resume(&self, work: &Workspace) -> Result<Option<usize>> {
         let Some(whole) = work.state()?.whole_steps(self.plan.steps.len()) else { return Ok(None) };
         let Some(step) = self.plan.steps.get(whole.saturating_sub(1)) else { return Ok(None) };
-        let types: &[&str] =
-            if whole == 0 { &["full-backuped", "full-prepared", "log-applied"] } else { &["log-applied", "full-prepared"] };
+        let types: &[&str] = if whole == 0 { &["full-backuped"] } else { &["log-applied", "full-prepared"] };
         match expect(&work.data(), step, types) {
             Ok(()) => Ok(Some(whole)),
             Err(error) => {
