@@ -1,0 +1,96 @@
+"""Events that a service sends by itself (`aws.ssm`, `aws.ec2`); PutEvents refuses those sources, as AWS does.
+
+One thread delivers, so that events arrive in the order of their causes unless a fault says otherwise:
+AWS promises neither order nor delivery. `hold` keeps events until `release`, which sends them in the
+order asked for: the way to an event that comes late, or before its predecessor.
+"""
+
+import json
+import logging
+import queue
+import threading
+import time
+
+from ministack.core.responses import request_scope
+
+from .faults import faults
+
+logger = logging.getLogger("local-cloud.events")
+
+_due: queue.Queue = queue.Queue()
+_held: list[dict] = []
+_log: list[dict] = []
+_lock = threading.Lock()
+_worker: threading.Thread | None = None
+_LOG_LIMIT = 10_000
+
+
+def emit(scope: tuple[str, str], source: str, detail_type: str, detail: dict, resources: list[str]) -> None:
+    """Hand one event to the rules of `scope` (account, region), or to the fault ordered for it."""
+    event = {"scope": scope, "source": source, "detail-type": detail_type, "detail": detail,
+             "resources": resources, "at": time.time(), "fate": "delivered"}
+    fault = faults.take(f"event:{source}", {"detail-type": detail_type, **detail})
+    with _lock:
+        _log.append(event)
+        del _log[:-_LOG_LIMIT]
+        if fault is not None:
+            event["fate"] = fault.effect
+        if fault is not None and fault.effect == "hold":
+            _held.append(event)
+            return
+    if fault is None:
+        _deliver(event)
+    elif fault.effect == "double":
+        _deliver(event)
+        _deliver(event)
+    elif fault.effect == "delay":
+        timer = threading.Timer(fault.seconds, _deliver, (event,))
+        timer.daemon = True
+        timer.start()
+
+
+def release(order: str = "kept") -> int:
+    """Deliver what `hold` kept, in the order it came (`kept`) or turned round (`reversed`)."""
+    if order not in ("kept", "reversed"):
+        raise ValueError(f"order is kept or reversed, not {order!r}")
+    with _lock:
+        events = _held[::-1] if order == "reversed" else _held[:]
+        _held.clear()
+    for event in events:
+        _deliver(event)
+    return len(events)
+
+
+def log() -> list[dict]:
+    with _lock:
+        return [{key: value for key, value in event.items() if key != "scope"} for event in _log]
+
+
+def reset() -> None:
+    with _lock:
+        _held.clear()
+        _log.clear()
+
+
+def _deliver(event: dict) -> None:
+    global _worker
+    with _lock:
+        if _worker is None:
+            _worker = threading.Thread(target=_run, daemon=True, name="local-cloud-events")
+            _worker.start()
+    _due.put(event)
+
+
+def _run() -> None:
+    from ministack.services import eventbridge
+
+    while True:
+        event = _due.get()
+        try:
+            with request_scope(*event["scope"]):
+                eventbridge._put_events({"Entries": [{
+                    "Source": event["source"], "DetailType": event["detail-type"],
+                    "Detail": json.dumps(event["detail"]), "Resources": event["resources"],
+                }]}, allow_aws_source=True)
+        except Exception:
+            logger.exception("event %s was not delivered", event["detail"])

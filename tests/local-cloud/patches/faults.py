@@ -1,0 +1,139 @@
+"""Faults that a test orders: what the next matching call or event suffers, and how often.
+
+A fault names its place, `ssm:SendCommand` for a call or `event:aws.ssm` for an event, what has to match
+in the request or in the event's detail, its effect and how many times it strikes (no `times`: for ever).
+
+effects on a call:   fail         refused with `error`; nothing was done
+                     lose-reply   done, but the caller hears an internal error (an SDK will try again)
+                     delay-reply  done, the answer comes `seconds` later: events may overtake it
+effects on an event: lose, double, delay (`seconds`), hold (until released, see events.py)
+"""
+
+import asyncio
+import json
+import threading
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs
+
+from ministack.core.responses import error_response_json
+
+from . import replace
+
+CALL_EFFECTS = ("fail", "lose-reply", "delay-reply")
+EVENT_EFFECTS = ("lose", "double", "delay", "hold")
+
+
+@dataclass
+class Fault:
+    on: str
+    effect: str
+    match: dict = field(default_factory=dict)
+    times: int | None = None
+    error: str = "InternalError"
+    message: str = "ordered by the test"
+    status: int = 400
+    seconds: float = 0.5
+    hits: int = 0
+
+    def __post_init__(self):
+        allowed = EVENT_EFFECTS if self.on.startswith("event:") else CALL_EFFECTS
+        if self.effect not in allowed:
+            raise ValueError(f"{self.on} knows {', '.join(allowed)}, not {self.effect!r}")
+
+    def strikes(self, place: str, facts: dict) -> bool:
+        if self.on != place or (self.times is not None and self.hits >= self.times):
+            return False
+        return all(facts.get(key) in (wanted if isinstance(wanted, list) else [wanted])
+                   for key, wanted in self.match.items())
+
+
+class Faults:
+    """The ordered faults; the first that matches strikes."""
+
+    def __init__(self):
+        self._faults: list[Fault] = []
+        self._lock = threading.Lock()
+
+    def order(self, request: dict) -> Fault:
+        fault = Fault(**request)
+        with self._lock:
+            self._faults.append(fault)
+        return fault
+
+    def take(self, place: str, facts: dict) -> Fault | None:
+        with self._lock:
+            for fault in self._faults:
+                if fault.strikes(place, facts):
+                    fault.hits += 1
+                    return fault
+        return None
+
+    def as_list(self) -> list[dict]:
+        return [vars(fault) for fault in self._faults]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._faults.clear()
+
+
+faults = Faults()
+
+
+# ---- in front of the services' calls
+
+def _json_call(_method, _path, headers, body, _query):
+    target = headers.get("x-amz-target", "").rsplit(".", 1)[-1]
+    try:
+        return target, json.loads(body or b"{}")
+    except ValueError:
+        return target, {}
+
+
+def _query_call(_method, _path, _headers, body, query):
+    raw = body.decode("utf-8", "replace") if isinstance(body, bytes) else (body or "")
+    facts = {key: values[0] for key, values in {**query, **parse_qs(raw)}.items()}
+    return facts.get("Action", ""), facts
+
+
+def _lambda_call(method, path, _headers, _body, _query):
+    name = path.split("/functions/", 1)[-1].split("/", 1)[0]
+    invoked = method == "POST" and path.endswith("/invocations")
+    return ("Invoke" if invoked else method), {"FunctionName": name.rsplit(":", 1)[-1] if ":function:" in name else name}
+
+
+def _query_error(code, message, status):
+    from ministack.services import ec2
+
+    return ec2._error(code, message, status)
+
+
+def install() -> None:
+    from ministack.services import dynamodb, ec2, eventbridge, kms, lambda_svc, ssm, stepfunctions
+
+    for module, service, parse, refuse in (
+        (ssm, "ssm", _json_call, error_response_json),
+        (dynamodb, "dynamodb", _json_call, error_response_json),
+        (stepfunctions, "states", _json_call, error_response_json),
+        (kms, "kms", _json_call, error_response_json),
+        (eventbridge, "events", _json_call, error_response_json),
+        (lambda_svc, "lambda", _lambda_call, error_response_json),
+        (ec2, "ec2", _query_call, _query_error),
+    ):
+        replace(module, "handle_request", lambda inner, s=service, p=parse, r=refuse: _guarded(inner, s, p, r))
+
+
+def _guarded(inner, service, parse, refuse):
+    async def handle_request(method, path, headers, body, query_params):
+        action, facts = parse(method, path, headers, body, query_params)
+        fault = faults.take(f"{service}:{action}", facts)
+        if fault is None:
+            return await inner(method, path, headers, body, query_params)
+        if fault.effect == "fail":
+            return refuse(fault.error, fault.message, fault.status)
+        reply = await inner(method, path, headers, body, query_params)
+        if fault.effect == "delay-reply":
+            await asyncio.sleep(fault.seconds)
+            return reply
+        return refuse("InternalError", "the reply was lost", 500)
+
+    return handle_request

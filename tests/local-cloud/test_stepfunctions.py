@@ -1,0 +1,240 @@
+"""Step Functions: limits strike, failures surface, and an end reaches what waits."""
+
+import json
+import time
+
+import pytest
+from botocore.exceptions import ClientError
+from conftest import RULE_ROLE, Cloud, bootstrap, eventually
+
+OVER = ("SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED")
+WAITS = "arn:aws:states:::lambda:invoke.waitForTaskToken"
+
+
+def waiting(**more) -> dict:
+    """A task that hands its token to the function `f` and waits for it."""
+    return {"Type": "Task", "Resource": WAITS, "End": True, **more,
+            "Parameters": {"FunctionName": "f", "Payload": {"token.$": "$$.Task.Token", "input.$": "$"}}}
+
+
+def machine(cloud: Cloud, states: dict, name: str = "machine", **more) -> str:
+    return cloud.client("stepfunctions").create_state_machine(name=name, roleArn=RULE_ROLE, definition=json.dumps(
+        {"StartAt": next(iter(states)), "States": states, **more}))["stateMachineArn"]
+
+
+def start(cloud: Cloud, arn: str, **data) -> str:
+    return cloud.client("stepfunctions").start_execution(stateMachineArn=arn, input=json.dumps(data))["executionArn"]
+
+
+def execution(cloud: Cloud, arn: str) -> dict:
+    return cloud.client("stepfunctions").describe_execution(executionArn=arn)
+
+
+def ended(cloud: Cloud, arn: str, timeout_s: float = 20) -> dict:
+    eventually(lambda: execution(cloud, arn)["status"] in OVER, timeout_s)
+    return execution(cloud, arn)
+
+
+def tokens(cloud: Cloud):
+    """The function `f` puts each token it gets into a queue; returns a function that lists them so far."""
+    queue = cloud.client("sqs").create_queue(QueueName="tokens")["QueueUrl"]
+    cloud.function("f", bootstrap(f"""
+body = "Action=SendMessage&MessageBody=" + event["token"]
+http.urlopen(http.Request({queue!r}, body.encode(), {{"Content-Type": "application/x-www-form-urlencoded"}}))
+return "ignored"
+"""))
+    taken = []
+
+    def seen() -> list[str]:
+        while messages := cloud.client("sqs").receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages"):
+            for message in messages:
+                taken.append(message["Body"])
+                cloud.client("sqs").delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+        return taken
+
+    return seen
+
+
+def test_token_answers_once(cloud):
+    seen, sfn = tokens(cloud), cloud.client("stepfunctions")
+    run = start(cloud, machine(cloud, {"Wait": waiting()}))
+    (token,) = eventually(seen)
+    with pytest.raises(sfn.exceptions.InvalidOutput):
+        sfn.send_task_success(taskToken=token, output="no json")
+    sfn.send_task_heartbeat(taskToken=token)
+    sfn.send_task_success(taskToken=token, output='{"a": 1}')
+    assert json.loads(ended(cloud, run)["output"]) == {"a": 1}
+    for late in (lambda: sfn.send_task_success(taskToken=token, output="{}"), lambda: sfn.send_task_heartbeat(taskToken=token),
+                 lambda: sfn.send_task_failure(taskToken=token)):
+        with pytest.raises(sfn.exceptions.TaskTimedOut):
+            late()
+    with pytest.raises(sfn.exceptions.InvalidToken):
+        sfn.send_task_success(taskToken="none", output="{}")
+
+
+def test_failure_of_the_callback_is_the_tasks(cloud):
+    seen = tokens(cloud)
+    run = start(cloud, machine(cloud, {"Wait": waiting(
+        Catch=[{"ErrorEquals": ["ChainBroken"], "Next": "Caught"}]), "Caught": {"Type": "Pass", "End": True}}))
+    cloud.client("stepfunctions").send_task_failure(taskToken=eventually(seen)[0], error="ChainBroken", cause="gap")
+    assert json.loads(ended(cloud, run)["output"]) == {"Error": "ChainBroken", "Cause": "gap"}
+
+
+@pytest.mark.parametrize("limit, error", [
+    ({"HeartbeatSeconds": 1}, "States.HeartbeatTimeout"), ({"HeartbeatSecondsPath": "$.limit"}, "States.HeartbeatTimeout"),
+    ({"TimeoutSeconds": 1}, "States.Timeout"), ({"TimeoutSecondsPath": "$.limit"}, "States.Timeout"),
+    ({"TimeoutSecondsPath": "$.none"}, "States.Runtime")])
+def test_limits_of_a_waiting_task(cloud, limit, error):
+    tokens(cloud)
+    run = start(cloud, machine(cloud, {"Wait": waiting(**limit)}), limit=1)
+    end = ended(cloud, run)
+    assert (end["status"], end["error"]) == ("FAILED", error)
+
+
+def test_limit_as_jsonata_and_scaled(cloud):
+    tokens(cloud)
+    cloud.control("PUT", "settings", {"sfn_timeout_scale": 0.01})
+    task = {"Type": "Task", "Resource": WAITS, "End": True, "QueryLanguage": "JSONata", "HeartbeatSeconds": "{% $states.input.limit * 60 %}",
+            "Arguments": {"FunctionName": "f", "Payload": {"token": "{% $states.context.Task.Token %}"}}}
+    assert ended(cloud, start(cloud, machine(cloud, {"Wait": task}), limit=2))["error"] == "States.HeartbeatTimeout"
+
+
+def test_heartbeats_keep_a_task_alive(cloud):
+    seen, sfn = tokens(cloud), cloud.client("stepfunctions")
+    run = start(cloud, machine(cloud, {"Wait": waiting(HeartbeatSeconds=3)}))
+    (token,) = eventually(seen)
+    began = time.monotonic()
+
+    def beat_until_past_the_limit():
+        sfn.send_task_heartbeat(taskToken=token)
+        return time.monotonic() - began > 4
+
+    eventually(beat_until_past_the_limit)
+    sfn.send_task_success(taskToken=token, output="{}")
+    assert ended(cloud, run)["status"] == "SUCCEEDED"
+
+
+def test_lambda_that_fails_before_it_handed_the_token_on_fails_the_task(cloud):
+    cloud.function("f", bootstrap('raise ValueError("no")'))
+    end = ended(cloud, start(cloud, machine(cloud, {"Wait": waiting()})))
+    assert (end["status"], end["error"]) == ("FAILED", "ValueError") and "no" in end["cause"]
+
+
+def test_every_attempt_has_its_own_token(cloud):
+    seen, sfn = tokens(cloud), cloud.client("stepfunctions")
+    run = start(cloud, machine(cloud, {"Wait": waiting(Retry=[{"ErrorEquals": ["Transient"], "IntervalSeconds": 1, "MaxAttempts": 2}])}))
+    first = eventually(seen)[0]
+    cloud.control("PUT", "settings", {"sfn_wait_scale": 0})
+    sfn.send_task_failure(taskToken=first, error="Transient")
+    eventually(lambda: len(seen()) == 2)
+    second = seen()[1]
+    assert first != second
+    with pytest.raises(sfn.exceptions.TaskTimedOut):
+        sfn.send_task_success(taskToken=first, output='"first"')
+    sfn.send_task_success(taskToken=second, output='"second"')
+    assert ended(cloud, run)["output"] == '"second"'
+
+
+def test_branches_have_their_own_tokens(cloud):
+    seen, sfn = tokens(cloud), cloud.client("stepfunctions")
+    branch = [{"StartAt": name, "States": {name: waiting()}} for name in ("A", "B", "C")]
+    run = start(cloud, machine(cloud, {"All": {"Type": "Parallel", "Branches": branch, "End": True}}))
+    eventually(lambda: len(set(seen())) == 3)
+    for token in seen():
+        sfn.send_task_success(taskToken=token, output="1")
+    assert ended(cloud, run)["output"] == "[1, 1, 1]"
+
+
+def test_machines_own_timeout_ends_a_waiting_task(cloud):
+    seen, sfn = tokens(cloud), cloud.client("stepfunctions")
+    events = cloud.inbox({"source": ["aws.states"], "detail": {"status": ["TIMED_OUT"]}})
+    run = start(cloud, machine(cloud, {"Wait": waiting(Catch=[{"ErrorEquals": ["States.ALL"], "Next": "Never"}]),
+                                       "Never": {"Type": "Pass", "End": True}}, TimeoutSeconds=3))
+    (token,) = eventually(seen)
+    assert ended(cloud, run)["status"] == "TIMED_OUT"
+    history = [e["type"] for e in sfn.get_execution_history(executionArn=run)["events"]]
+    assert history[-1] == "ExecutionTimedOut" and "PassStateEntered" not in history
+    with pytest.raises(sfn.exceptions.TaskTimedOut):
+        sfn.send_task_success(taskToken=token, output="{}")
+    eventually(events)
+
+
+@pytest.mark.parametrize("state", [
+    waiting(Catch=[{"ErrorEquals": ["States.ALL"], "Next": "Never"}]), {"Type": "Wait", "Seconds": 1000, "Next": "Never"},
+    {"Type": "Parallel", "Next": "Never", "Branches": [{"StartAt": "A", "States": {"A": waiting()}}]},
+    {"Type": "Map", "Next": "Never", "ItemsPath": "$.items",
+     "ItemProcessor": {"StartAt": "A", "States": {"A": {"Type": "Wait", "Seconds": 1000, "End": True}}}}],
+    ids=["token", "wait", "parallel", "map"])
+def test_stop_ends_what_waits_and_nothing_follows(cloud, state):
+    tokens(cloud)
+    sfn = cloud.client("stepfunctions")
+    arn = machine(cloud, {"Work": state, "Never": {"Type": "Pass", "End": True}})
+    run = start(cloud, arn, items=[1, 2])
+    kind = state["Type"]
+    eventually(lambda: any(e["type"] == f"{kind}StateEntered" for e in sfn.get_execution_history(executionArn=run)["events"]))
+    sfn.stop_execution(executionArn=run, cause="test")
+    after = start(cloud, machine(cloud, {"P": {"Type": "Pass", "End": True}}, name="other"))
+    ended(cloud, after)  # time in which the first would have gone on
+    assert execution(cloud, run)["status"] == "ABORTED"
+    assert "PassStateEntered" not in [e["type"] for e in sfn.get_execution_history(executionArn=run)["events"]]
+
+
+def test_stopped_task_closes_its_token(cloud):
+    seen, sfn = tokens(cloud), cloud.client("stepfunctions")
+    run = start(cloud, machine(cloud, {"Wait": waiting()}))
+    (token,) = eventually(seen)
+    sfn.stop_execution(executionArn=run)
+
+    def closed():
+        try:
+            sfn.send_task_heartbeat(taskToken=token)
+        except sfn.exceptions.TaskTimedOut:
+            return True
+
+    eventually(closed)
+
+
+def nested(cloud: Cloud, **more) -> tuple[str, str]:
+    child = machine(cloud, {"Wait": {"Type": "Wait", "Seconds": 1000, "End": True}}, name="child")
+    parent = machine(cloud, {"Run": {"Type": "Task", "Resource": "arn:aws:states:::states:startExecution.sync:2", "End": True,
+                                     "Parameters": {"StateMachineArn": child}, **more}}, name="parent")
+    return child, parent
+
+
+def children(cloud: Cloud, child: str) -> list[str]:
+    return [e["status"] for e in cloud.client("stepfunctions").list_executions(stateMachineArn=child)["executions"]]
+
+
+def test_nested_execution_ends_with_its_parent(cloud):
+    child, parent = nested(cloud)
+    run = start(cloud, parent)
+    eventually(lambda: children(cloud, child) == ["RUNNING"])
+    cloud.client("stepfunctions").stop_execution(executionArn=run)
+    eventually(lambda: children(cloud, child) == ["ABORTED"])
+
+
+def test_nested_execution_ends_with_the_task_that_timed_out(cloud):
+    child, parent = nested(cloud, TimeoutSeconds=1)
+    assert ended(cloud, start(cloud, parent))["error"] == "States.Timeout"
+    eventually(lambda: children(cloud, child) == ["ABORTED"])
+
+
+def test_retry_pause_obeys_its_maximum_and_the_scale(cloud):
+    cloud.function("f", bootstrap('raise ValueError("no")'))
+    cloud.control("PUT", "settings", {"sfn_wait_scale": 0.001})
+    task = {"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "Parameters": {"FunctionName": "f"}, "End": True,
+            "Retry": [{"ErrorEquals": ["States.ALL"], "IntervalSeconds": 100, "BackoffRate": 1000, "MaxDelaySeconds": 200, "MaxAttempts": 3}]}
+    run = start(cloud, machine(cloud, {"Work": task}))
+    assert ended(cloud, run, 15)["error"] == "ValueError"
+    history = cloud.client("stepfunctions").get_execution_history(executionArn=run)["events"]
+    assert sum(e["type"] == "TaskScheduled" for e in history) == 4
+
+
+def test_lost_reply_of_start_execution_leaves_the_execution(cloud):
+    cloud.function("f", bootstrap("return 1"))
+    sfn, arn = cloud.client("stepfunctions"), machine(cloud, {"P": {"Type": "Pass", "End": True}})
+    cloud.fault("states:StartExecution", "lose-reply", times=1)
+    request = {"stateMachineArn": arn, "name": "once", "input": "{}"}
+    with pytest.raises(ClientError, match="reply was lost"):
+        sfn.start_execution(**request)
+    assert len(sfn.list_executions(stateMachineArn=arn)["executions"]) == 1
