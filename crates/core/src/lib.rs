@@ -13,6 +13,7 @@ pub mod inventory;
 pub mod manifest;
 pub mod request;
 
+pub mod audit;
 pub mod catalog;
 pub mod chain;
 pub mod plan;

@@ -1,0 +1,11 @@
+//! The rules seen from outside the crate: named refusals, decisions, plans, audits, stored formats, and random
+//! histories against a small reference model.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may stop at the first surprise")]
+
+mod audit;
+mod chain;
+mod fixtures;
+mod model;
+mod planner;
+mod schedule;
+mod support;

@@ -1,0 +1,118 @@
+//! What the next backup is, and why.
+
+use crate::support::*;
+use highwater_core::catalog::{Catalog, StoredManifest};
+use highwater_core::identity::SourceIdentity;
+use highwater_core::manifest::{Strategy, ToolInfo};
+use highwater_core::schedule::{Force, NextFacts, Reason, SchedulePolicy, next_backup};
+use highwater_core::{BackupKind, Document, Failure};
+use jiff::SignedDuration;
+
+fn facts<'a>(at: i64) -> NextFacts<'a> {
+    NextFacts { now: minute(at), nonce: 7, source: None, tool: None, last_failure: None, force: Force::Nothing }
+}
+
+fn chain() -> (StoredManifest, StoredManifest, Catalog) {
+    let full = store(full(10, 100));
+    let inc = store(child(&full, Strategy::Incremental, 20, 200));
+    let catalog = catalog_of(&[&full, &inc]);
+    (full, inc, catalog)
+}
+
+/// The reason's name, and whether the next backup is a full, in a new incarnation.
+fn decide(catalog: &Catalog, policy: SchedulePolicy, facts: NextFacts<'_>) -> (String, BackupKind, bool) {
+    let decision = next_backup(catalog, policy, facts);
+    let request = decision.request(catalog, "backups", facts.now, SignedDuration::from_hours(2));
+    request.check().unwrap();
+    assert_eq!(decision, next_backup(catalog, policy, facts), "the same facts give the same decision");
+    let new = catalog.backups().all(|b| b.manifest.incarnation != decision.incarnation);
+    let reason = serde_json::to_value(&decision.reason).unwrap();
+    (reason["reason"].as_str().unwrap().to_owned(), decision.kind, new)
+}
+
+#[test]
+fn every_reason_has_its_cause() {
+    let (_, _, catalog) = chain();
+    let policy = SchedulePolicy::default();
+    let check = |expected: (&str, BackupKind, bool), policy, facts| {
+        let (reason, kind, new) = decide(&catalog, policy, facts);
+        assert_eq!((reason.as_str(), kind, new), expected);
+    };
+    let (full, incremental) = (BackupKind::Full, BackupKind::Incremental);
+    check(("ContinueChain", incremental, false), policy, facts(30));
+    check(("Forced", full, false), policy, NextFacts { force: Force::Full, ..facts(30) });
+    check(("Forced", full, true), policy, NextFacts { force: Force::NewIncarnation, ..facts(30) });
+    check(("ChainBroken", full, true), policy, NextFacts { last_failure: Some(Failure::ChainBroken), ..facts(30) });
+    check(("ContinueChain", incremental, false), policy, NextFacts { last_failure: Some(Failure::Storage), ..facts(30) });
+    check(("ChainTooLong", full, false), SchedulePolicy { max_incrementals: 1, ..policy }, facts(30));
+    check(("ContinueChain", incremental, false), SchedulePolicy { max_incrementals: 2, ..policy }, facts(30));
+    let hour = SchedulePolicy { max_full_age: SignedDuration::from_mins(60), ..policy };
+    check(("ContinueChain", incremental, false), hour, facts(75));
+    check(("FullTooOld", full, false), hour, facts(76));
+    let (same, same_tool) = (source(), tool());
+    check(("ContinueChain", incremental, false), policy, NextFacts { source: Some(&same), tool: Some(&same_tool), ..facts(30) });
+    let moved = SourceIdentity { datadir_id: "other".into(), ..source() };
+    check(("SourceChanged", full, true), policy, NextFacts { source: Some(&moved), ..facts(30) });
+    let upgraded = SourceIdentity { version: "11.4.2".parse().unwrap(), ..source() };
+    check(("ServerSeriesChanged", full, false), policy, NextFacts { source: Some(&upgraded), ..facts(30) });
+    let newer = ToolInfo { version: "11.4.2".parse().unwrap(), ..tool() };
+    check(("ToolChanged", full, false), policy, NextFacts { tool: Some(&newer), ..facts(30) });
+    let (reason, kind, new) = decide(&Catalog::new(cluster()), policy, facts(30));
+    assert_eq!((reason.as_str(), kind, new), ("NoneCommitted", full, true));
+    // A zero allowance means fulls only, for differentials too.
+    let fulls = SchedulePolicy { strategy: Strategy::Differential, max_incrementals: 0, ..policy };
+    check(("ChainTooLong", full, false), fulls, facts(30));
+}
+
+#[test]
+fn the_strategy_chooses_the_parent() {
+    let (full, inc, catalog) = chain();
+    let parent = |catalog: &Catalog, strategy| {
+        let policy = SchedulePolicy { strategy, ..SchedulePolicy::default() };
+        let state = next_backup(catalog, policy, facts(60)).parent.unwrap();
+        assert_eq!(state.link.strategy, strategy);
+        state.link.backup_id
+    };
+    assert_eq!(parent(&catalog, Strategy::Incremental), *inc.id());
+    assert_eq!(parent(&catalog, Strategy::Differential), *full.id());
+    // From differential to incremental: behind the newest of the siblings.
+    let one = store(child(&full, Strategy::Differential, 30, 300));
+    let two = store(child(&full, Strategy::Differential, 40, 400));
+    assert_eq!(parent(&catalog_of(&[&full, &one, &two]), Strategy::Incremental), *two.id());
+    // A new full starts the new chain, even if the old one was continued meanwhile.
+    let again = store(crate::support::full(30, 300));
+    let mut late = child(&inc, Strategy::Incremental, 31, 310);
+    late.finished_at = minute(50);
+    let late = store(late);
+    assert_eq!(parent(&catalog_of(&[&full, &inc, &again, &late]), Strategy::Incremental), *again.id());
+}
+
+#[test]
+fn i2_a_refused_backup_makes_the_next_one_a_full_until_one_is_committed() {
+    let (full, inc, _) = chain();
+    let fork = store(child(&full, Strategy::Incremental, 30, 300));
+    let catalog = Catalog::rebuild(cluster(), found(&[&full, &inc, &fork]));
+    let decision = next_backup(&catalog, SchedulePolicy::default(), facts(40));
+    assert!(matches!(&decision.reason, Reason::ChainBroken { why } if why.contains(&fork.id().to_string())), "{}", decision.reason);
+    let mut healed = crate::support::full(40, 400);
+    (healed.backup_id, healed.incarnation) = (decision.backup_id, decision.incarnation);
+    let catalog = Catalog::rebuild(cluster(), found(&[&full, &inc, &fork, &store(healed)]));
+    assert_eq!(decide(&catalog, SchedulePolicy::default(), facts(50)).0, "ContinueChain");
+}
+
+#[test]
+fn a_new_incarnation_sorts_last_even_if_the_clock_is_behind() {
+    let (_, _, catalog) = chain();
+    let decision = next_backup(&catalog, SchedulePolicy::default(), NextFacts { force: Force::NewIncarnation, ..facts(-600) });
+    assert!(catalog.backups().all(|b| b.manifest.incarnation < decision.incarnation));
+    assert_eq!(decision.incarnation.first_seen_at(), minute(0) + SignedDuration::from_secs(1));
+}
+
+#[test]
+fn i4_an_id_is_never_given_twice() {
+    let (full, _, catalog) = chain();
+    let at = facts(10);
+    let decision = next_backup(&catalog, SchedulePolicy::default(), NextFacts { nonce: 1, force: Force::Full, ..at });
+    assert_ne!(decision.backup_id, *full.id());
+    assert!(catalog.get(&decision.backup_id).is_none());
+}
