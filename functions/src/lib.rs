@@ -1,1 +1,5 @@
+//! Highwater's Lambda functions: a module each, and a thin binary each that builds the clients and hands over.
+#![warn(missing_docs)]
 
+pub mod error;
+pub mod plan_restore;

@@ -5,15 +5,18 @@
 
 use crate::s3::{Bucket, StoreError, StoreErrorKind};
 use bytes::Bytes;
+use highwater_core::audit::{Heads, ObjectFacts, ObjectId};
 use highwater_core::catalog::{Catalog, Found, StoredManifest};
 use highwater_core::ids::cluster_prefix;
 use highwater_core::manifest::{MANIFEST_NAME, ManifestV1};
 use highwater_core::{ClusterId, Document};
+use std::collections::BTreeSet;
 use std::error::Error as StdError;
+use std::future::Future;
 use tokio::task::JoinSet;
 
-/// Manifests read at once.
-const READERS: usize = 16;
+/// Requests under way at once.
+const AT_ONCE: usize = 16;
 
 /// Reads every manifest of a cluster and rebuilds its catalog.
 ///
@@ -29,24 +32,48 @@ pub async fn read_catalog(bucket: &Bucket, cluster: &ClusterId) -> Result<Catalo
 /// `AccessDenied`, `NotFound` (the bucket), `Unavailable`.
 pub async fn read_manifests(bucket: &Bucket, cluster: &ClusterId) -> Result<Vec<Found>, StoreError> {
     let prefix = cluster_prefix(cluster);
-    let mut keys = bucket.list(&prefix).await?.into_iter().filter(|key| is_manifest_key(&prefix, key));
-    let (mut found, mut reading) = (Vec::new(), JoinSet::new());
+    let keys = bucket.list(&prefix).await?.into_iter().filter(|key| is_manifest_key(&prefix, key));
+    each(keys, |key| read_one(bucket.clone(), key)).await
+}
+
+/// Asks the store about objects, for an audit. An object that is not there is part of the answer, not an error.
+///
+/// # Errors
+/// `AccessDenied`, `Unavailable`, `Refused`.
+pub async fn head_objects(bucket: &Bucket, objects: BTreeSet<ObjectId>) -> Result<Heads, StoreError> {
+    Ok(each(objects.into_iter(), |id| head_one(bucket.clone(), id)).await?.into_iter().collect())
+}
+
+/// Does `work` for every item, `AT_ONCE` at a time; the first error ends it.
+async fn each<I, T, F>(mut items: impl Iterator<Item = I>, work: impl Fn(I) -> F) -> Result<Vec<T>, StoreError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, StoreError>> + Send + 'static,
+{
+    let (mut done, mut running) = (Vec::new(), JoinSet::new());
     loop {
-        while reading.len() < READERS
-            && let Some(key) = keys.next()
+        while running.len() < AT_ONCE
+            && let Some(item) = items.next()
         {
-            let bucket = bucket.clone();
-            reading.spawn(async move { read_one(&bucket, key).await });
+            running.spawn(work(item));
         }
-        match reading.join_next().await {
-            None => return Ok(found),
-            Some(Ok(one)) => found.push(one?),
+        match running.join_next().await {
+            None => return Ok(done),
+            Some(Ok(one)) => done.push(one?),
             // Nothing aborts these tasks, so this is a panic of our own: let it go on as one.
             Some(Err(join)) => match join.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(_) => continue,
             },
         }
+    }
+}
+
+async fn head_one(bucket: Bucket, id: ObjectId) -> Result<(ObjectId, Option<ObjectFacts>), StoreError> {
+    match bucket.head(&id.key, id.version_id.as_deref()).await {
+        Ok(head) => Ok((id, Some(ObjectFacts { size: head.size, crc64nvme: head.crc64nvme, version_id: head.version_id }))),
+        Err(error) if error.kind == StoreErrorKind::NotFound => Ok((id, None)),
+        Err(error) => Err(error),
     }
 }
 
@@ -57,8 +84,8 @@ fn is_manifest_key(prefix: &str, key: &str) -> bool {
     first.is_some_and(|f| f != "drills") && backup.is_some() && name == Some(MANIFEST_NAME) && rest.is_none()
 }
 
-async fn read_one(bucket: &Bucket, key: String) -> Result<Found, StoreError> {
-    match fetch(bucket, &key).await {
+async fn read_one(bucket: Bucket, key: String) -> Result<Found, StoreError> {
+    match fetch(&bucket, &key).await {
         Ok((version_id, bytes)) => Ok(match StoredManifest::parse(key.clone(), version_id, &bytes) {
             Ok(stored) => Found::Manifest(Box::new(stored)),
             Err(error) => Found::Unreadable { key, reason: with_source(&error) },

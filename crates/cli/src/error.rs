@@ -11,17 +11,24 @@ pub(crate) struct Error {
     pub(crate) failure: Failure,
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
+    /// The result on standard output says it already: with `--json`, no second value follows it.
+    pub(crate) shown: bool,
 }
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub(crate) fn new(failure: Failure, message: impl Into<String>) -> Self {
-        Self { failure, message: message.into(), hint: None }
+        Self { failure, message: message.into(), hint: None, shown: false }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    pub(crate) fn already_shown(mut self) -> Self {
+        self.shown = true;
         self
     }
 

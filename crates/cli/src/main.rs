@@ -1,5 +1,8 @@
 //! `highwater`: the operator's command. It reads the bucket and writes files; it changes nothing in the bucket.
 
+mod approve;
+mod audit;
+mod backups;
 mod error;
 mod next_backup;
 mod output;
@@ -28,6 +31,12 @@ enum Command {
     NextBackup(next_backup::NextBackupArgs),
     /// Make a restore plan for `highwater-host restore`, `drill` and `promote`.
     Plan(plan::PlanArgs),
+    /// List the committed backups, and what is in the bucket but not committed.
+    Backups(backups::BackupsArgs),
+    /// Look for every broken invariant: chains, and every object of every backup. Exit 14 when one is found.
+    Audit(audit::AuditArgs),
+    /// Write the approval that `highwater-host promote` asks for.
+    Approve(approve::ApproveArgs),
 }
 
 /// Which cluster, and where its backups are.
@@ -63,14 +72,17 @@ async fn dispatch(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::NextBackup(args) => next_backup::run(args, cli.json).await,
         Command::Plan(args) => plan::run(args, cli.json).await,
+        Command::Backups(args) => backups::run(args, cli.json).await,
+        Command::Audit(args) => audit::run(args, cli.json).await,
+        Command::Approve(args) => approve::run(args, cli.json),
     }
 }
 
 /// Says once what went wrong and what to do, and gives the exit code.
 #[expect(clippy::print_stderr, reason = "this is where a command's error is shown")]
 fn report(error: &Error, json: bool) -> ExitCode {
-    let Error { failure, message, hint } = error;
-    if json {
+    let Error { failure, message, hint, shown } = error;
+    if json && !shown {
         let body = serde_json::json!({
             "error": failure, "message": message, "hint": hint, "retry": failure.retry(), "exit_code": failure.exit_code(),
         });

@@ -35,6 +35,13 @@ pub(crate) fn write_document<D: Document>(path: &Path, document: &D) -> Result<S
     }
 }
 
+/// Reads a document and the digest of its bytes.
+pub(crate) fn read_document<D: Document>(path: &Path) -> Result<(D, Sha256)> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(format!("read {}", path.display()), &e))?;
+    let parsed = D::parse(&bytes).map_err(|e| Error::document(format!("read {}", path.display()), &e))?;
+    Ok((parsed, Sha256::of(&bytes)))
+}
+
 /// `1.4 GiB`: for a person.
 pub(crate) fn bytes(n: u64) -> String {
     let mut value = n as f64;

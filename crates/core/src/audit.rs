@@ -4,7 +4,7 @@
 
 use crate::catalog::{Catalog, Found, StoredManifest};
 use crate::chain::Refusal;
-use crate::ids::{BackupId, ClusterId};
+use crate::ids::{BackupId, ClusterId, cluster_prefix};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -60,6 +60,9 @@ pub struct Finding {
 /// What can be wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
+    /// Nothing can be restored at all: no backup yet, or a wrong cluster name.
+    #[error("the cluster has no committed backup")]
+    NoRestorePoint,
     /// A manifest that breaks a chain rule, and so is no restore point.
     #[error("not a restore point: {0}")]
     NotAdmitted(Refusal),
@@ -109,6 +112,7 @@ impl Problem {
         match self {
             Self::NotAdmitted(Refusal::ParentUnknown { .. }) => "OrphanIncremental",
             Self::NotAdmitted(refusal) => refusal.name(),
+            Self::NoRestorePoint => "NoRestorePoint",
             Self::ObjectMissing => "ObjectMissing",
             Self::ObjectSize { .. } => "ObjectSize",
             Self::ObjectChecksum { .. } => "ObjectChecksum",
@@ -169,6 +173,10 @@ pub fn audit_catalog(catalog: Catalog, heads: Option<&Heads>) -> Audit {
             lost: Vec::new(),
         })
         .collect();
+    if catalog.newest().is_none() {
+        let key = cluster_prefix(catalog.cluster());
+        findings.push(Finding { backup_id: None, key, problem: Problem::NoRestorePoint, lost: Vec::new() });
+    }
     let (mut objects, mut without_checksum) = (0, 0);
     for backup in catalog.backups() {
         if let Some(heads) = heads {

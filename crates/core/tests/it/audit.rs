@@ -68,6 +68,13 @@ fn damage_to_an_object_is_named_with_every_restore_point_it_costs() {
 }
 
 #[test]
+fn i5_a_cluster_without_a_restore_point_is_not_sound() {
+    let audit = audit(cluster(), [], Some(&Heads::new()));
+    assert_eq!(names(&audit), ["NoRestorePoint"]);
+    assert!(audit.is_broken());
+}
+
+#[test]
 fn a_store_without_checksums_is_counted_not_called_good() {
     let found = chain();
     let mut heads = healthy(&found);
