@@ -32,7 +32,7 @@ HOST = "127.0.0.1"
 
 def main() -> None:
     arguments = _arguments()
-    _assert_pinned()
+    assert_pinned()
     listener = socket.create_server((HOST, arguments.port), backlog=1024)
     data = Path(arguments.data or tempfile.mkdtemp(prefix="local-cloud-"))
     _environment(listener.getsockname()[1], data, arguments.auth)
@@ -63,7 +63,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _assert_pinned() -> None:
+def assert_pinned() -> None:
     """The patches reach into private modules, so another version is refused, not tried."""
     found = importlib.metadata.version(EMULATOR)
     if found != VERSION:

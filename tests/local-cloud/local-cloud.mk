@@ -1,14 +1,15 @@
 # The local cloud: the pinned emulator in a virtual environment of its own, and the smoke tests of its patches.
-LOCAL_CLOUD := tests/local-cloud
-EMU := target/tools/emu
+HIGHWATER_TOOLS ?= $(CURDIR)/target/tools
+EMU = $(HIGHWATER_TOOLS)/emu
 
-.PHONY: tools-emu test-local-cloud
-tools-emu: $(EMU)/.requirements ## the local cloud's emulator, in target/tools/emu
+.PHONY: tools-emu
+tools-emu: $(EMU)/.requirements ## Install the local cloud's emulator
 
-$(EMU)/.requirements: $(LOCAL_CLOUD)/requirements.txt
+$(EMU)/.requirements: tests/local-cloud/requirements.txt
 	python3 -m venv $(EMU)
 	$(EMU)/bin/pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
-test-local-cloud: tools-emu ## every patch of the local cloud does what AWS does
-	$(EMU)/bin/python -B -m pytest -q -p no:cacheprovider $(LOCAL_CLOUD)
+.PHONY: test-local-cloud
+test-local-cloud: tools-emu ## Every patch of the local cloud does what AWS does
+	$(EMU)/bin/python -B -m pytest -q -p no:cacheprovider tests/local-cloud

@@ -36,10 +36,11 @@ def test_template_gives_what_the_request_leaves_open(cloud):
     arn = profile(cloud)
     template(cloud, InstanceType="m7g.large", InstanceInitiatedShutdownBehavior="terminate",
              IamInstanceProfile={"Arn": arn}, MetadataOptions={"HttpTokens": "required"},
-             BlockDeviceMappings=[{"DeviceName": "/dev/xvda", "Ebs": {"Encrypted": True}}],
+             BlockDeviceMappings=[{"DeviceName": "/dev/xvda", "Ebs": {"Encrypted": True, "VolumeSize": 100}}],
              TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "a", "Value": "template"},
                                                                       {"Key": "b", "Value": "template"}]}])
-    instance = cloud.instance(LaunchTemplate={"LaunchTemplateName": "drill"}, InstanceType="c7g.large", TagSpecifications=[
+    instance = cloud.instance(LaunchTemplate={"LaunchTemplateName": "drill"}, InstanceType="c7g.large", BlockDeviceMappings=[
+        {"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 250}}], TagSpecifications=[
         {"ResourceType": "instance", "Tags": [{"Key": "b", "Value": "request"}, {"Key": "c", "Value": "request"}]},
         {"ResourceType": "volume", "Tags": [{"Key": "v", "Value": "request"}]}])
     found, ec2 = cloud.described(instance), cloud.client("ec2")
@@ -48,7 +49,7 @@ def test_template_gives_what_the_request_leaves_open(cloud):
     assert found["InstanceType"] == "c7g.large" and found["IamInstanceProfile"]["Arn"] == arn
     assert found["MetadataOptions"]["HttpTokens"] == "required"
     volume = ec2.describe_volumes(VolumeIds=[found["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]])["Volumes"][0]
-    assert volume["Encrypted"] and volume["Tags"] == [{"Key": "v", "Value": "request"}]
+    assert volume["Encrypted"] and volume["Size"] == 250 and volume["Tags"] == [{"Key": "v", "Value": "request"}]
     behavior = ec2.describe_instance_attribute(InstanceId=instance, Attribute="instanceInitiatedShutdownBehavior")
     assert behavior["InstanceInitiatedShutdownBehavior"]["Value"] == "terminate"
 
@@ -120,15 +121,14 @@ def test_shutdown_on_the_instance_terminates_it(cloud, command):
 
 
 def test_shutdown_stops_by_default_and_can_be_planned_and_cancelled(cloud):
-    cloud.control("PUT", "settings", {"power_minute_s": 0.3})
-    instance = cloud.instance()
-    ssm = cloud.client("ssm")
+    instance, ssm = cloud.instance(), cloud.client("ssm")
 
     def run(command):
         return ssm.send_command(InstanceIds=[instance], DocumentName="AWS-RunShellScript", Parameters={"commands": [command]})
 
     sent = run("shutdown -P +1; shutdown -c; echo done")["Command"]["CommandId"]
     eventually(lambda: ssm.get_command_invocation(CommandId=sent, InstanceId=instance)["Status"] == "Success")
+    cloud.control("PUT", "settings", {"power_minute_s": 0.1})
     run("shutdown -P +1")
     eventually(lambda: cloud.state(instance) == "stopped")
     cloud.client("ec2").start_instances(InstanceIds=[instance])

@@ -2,12 +2,17 @@
 
 import base64
 import os
+import socket
+import subprocess
+import sys
 import time
+import zlib
 
 import awscrt.checksums
+import boto3
 import pytest
-from botocore.exceptions import ClientError
-from conftest import Cloud
+from botocore.exceptions import ClientError, EndpointConnectionError
+from conftest import LAUNCHER, Cloud, eventually
 
 PART = 5 * 1024 * 1024
 
@@ -79,6 +84,14 @@ def test_multipart_completion_checks_the_whole_objects_value(s3):
     multipart(s3, bodies, {"ChecksumCRC64NVME": crc64(b"".join(bodies))}, ChecksumAlgorithm="CRC64NVME")
 
 
+@pytest.mark.parametrize("algorithm, crc", [("CRC32", zlib.crc32), ("CRC32C", awscrt.checksums.crc32c)])
+def test_other_crcs_are_the_whole_objects_when_asked(s3, algorithm, crc):
+    bodies = [os.urandom(PART), b"end"]
+    _, done = multipart(s3, bodies, ChecksumAlgorithm=algorithm, ChecksumType="FULL_OBJECT")
+    whole = base64.b64encode(crc(b"".join(bodies)).to_bytes(4, "big")).decode()
+    assert (done[f"Checksum{algorithm}"], done["ChecksumType"]) == (whole, "FULL_OBJECT")
+
+
 def test_other_algorithms_stay_composite(s3):
     _, done = multipart(s3, [os.urandom(PART), b"end"], ChecksumAlgorithm="SHA256")
     assert done["ChecksumSHA256"].endswith("-2") and done["ChecksumType"] == "COMPOSITE"
@@ -99,3 +112,27 @@ def test_kms_without_a_key_takes_the_accounts(s3):
     assert put["ServerSideEncryption"] == "aws:kms" and put["SSEKMSKeyId"].startswith("arn:aws:kms:eu-west-1:")
     own = s3.put_object(Bucket="data", Key="k", Body=b"x", ServerSideEncryption="aws:kms", SSEKMSKeyId="arn:own")
     assert own["SSEKMSKeyId"] == "arn:own"
+
+
+def test_s3_alone_for_tests_that_need_nothing_else(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    process = subprocess.Popen([sys.executable, str(LAUNCHER.with_name("s3.py"))], cwd=tmp_path, env={
+        **os.environ, "GATEWAY_PORT": port, "BIND_HOST": "127.0.0.1", "MINISTACK_HOST": "127.0.0.1", "TMPDIR": str(tmp_path),
+        "MINISTACK_REGION": "eu-west-1", "SFTP_ENABLED": "0", "IOT_MTLS_ENABLED": "0", "LOG_LEVEL": "WARNING"})
+    try:
+        client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="eu-west-1",
+                              aws_access_key_id="test", aws_secret_access_key="test")
+
+        def up():
+            try:
+                return client.create_bucket(Bucket="data", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+            except EndpointConnectionError:
+                return None
+
+        eventually(up)
+        assert client.put_object(Bucket="data", Key="k", Body=b"123456789", ChecksumAlgorithm="CRC64NVME")["ChecksumType"] == "FULL_OBJECT"
+    finally:
+        process.terminate()
+        process.wait(15)

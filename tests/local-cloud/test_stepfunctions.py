@@ -238,3 +238,18 @@ def test_lost_reply_of_start_execution_leaves_the_execution(cloud):
     with pytest.raises(ClientError, match="reply was lost"):
         sfn.start_execution(**request)
     assert len(sfn.list_executions(stateMachineArn=arn)["executions"]) == 1
+
+
+def test_machines_reach_the_patched_services(cloud):
+    instance = cloud.instance(TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "hw:drill", "Value": "d1"}]}])
+    states = {
+        "Find": {"Type": "Task", "Resource": "arn:aws:states:::aws-sdk:ec2:describeInstances", "Next": "Terminate",
+                 "Arguments": {"Filters": [{"Name": "tag:hw:drill", "Values": ["{% $states.input.drill %}"]},
+                                           {"Name": "instance-state-name", "Values": ["pending", "running"]}]},
+                 "Assign": {"found": "{% [$states.result.Reservations.Instances.InstanceId] %}"}},
+        "Terminate": {"Type": "Task", "Resource": "arn:aws:states:::aws-sdk:ec2:terminateInstances", "End": True,
+                      "Arguments": {"InstanceIds": "{% $found %}"}, "Output": "{% $found %}"},
+    }
+    end = ended(cloud, start(cloud, machine(cloud, states, QueryLanguage="JSONata"), drill="d1"))
+    assert (end["status"], end.get("output")) == ("SUCCEEDED", json.dumps([instance]))
+    eventually(lambda: cloud.state(instance) == "terminated")

@@ -153,12 +153,21 @@ def _dress(instance_id: str, index: int, wanted: dict, template: dict | None, to
     own = {"aws:ec2launchtemplate:id": template["id"],
            "aws:ec2launchtemplate:version": template["version"]} if template else {}
     _set_tags(instance_id, {**_template_tags(data, "instance"), **_request_tags(wanted, "instance"), **own})
-    encrypted = any(str((m.get("Ebs") or {}).get("Encrypted", "")).lower() == "true"
-                    for m in data.get("BlockDeviceMappings") or [])
+    root = _root_volume(wanted, data)
     for mapping in instance["BlockDeviceMappings"]:
-        volume_id = mapping["Ebs"]["VolumeId"]
-        ec2._volumes[volume_id]["Encrypted"] = encrypted
-        _set_tags(volume_id, {**_template_tags(data, "volume"), **_request_tags(wanted, "volume")})
+        volume = ec2._volumes[mapping["Ebs"]["VolumeId"]]
+        volume["Encrypted"] = str(root.get("Encrypted", "")).lower() == "true"
+        volume["Size"] = int(root.get("VolumeSize", volume["Size"]))
+        volume["VolumeType"] = root.get("VolumeType", volume["VolumeType"])
+        _set_tags(volume["VolumeId"], {**_template_tags(data, "volume"), **_request_tags(wanted, "volume")})
+
+
+def _root_volume(wanted: dict, data: dict) -> dict:
+    """The first mapping of the template under the request's: the emulator's instances have one volume."""
+    mappings = data.get("BlockDeviceMappings") or [{}]
+    prefix = "BlockDeviceMapping.1.Ebs."
+    return {**(mappings[0].get("Ebs") or {}),
+            **{key.removeprefix(prefix): ec2._p(wanted, key) for key in wanted if key.startswith(prefix)}}
 
 
 def _template_tags(data: dict, resource_type: str) -> dict:

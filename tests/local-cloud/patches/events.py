@@ -1,5 +1,8 @@
 """Events that a service sends by itself (`aws.ssm`, `aws.ec2`); PutEvents refuses those sources, as AWS does.
 
+A rule or schedule invokes its Lambda asynchronously: one that fails is tried again, twice by default, and
+what it never handled goes to its dead letters.
+
 One thread delivers, so that events arrive in the order of their causes unless a fault says otherwise:
 AWS promises neither order nor delivery. `hold` keeps events until `release`, which sends them in the
 order asked for: the way to an event that comes late, or before its predecessor.
@@ -13,7 +16,9 @@ import time
 
 from ministack.core.responses import request_scope
 
+from . import replace
 from .faults import faults
+from .settings import settings
 
 logger = logging.getLogger("local-cloud.events")
 
@@ -23,6 +28,22 @@ _log: list[dict] = []
 _lock = threading.Lock()
 _worker: threading.Thread | None = None
 _LOG_LIMIT = 10_000
+
+
+def install() -> None:
+    from ministack.services import eventbridge
+
+    replace(eventbridge, "_dispatch_to_lambda", lambda _dispatch: _invoke_with_retries)
+
+
+def _invoke_with_retries(arn: str, payload: str) -> None:
+    from ministack.services import lambda_svc
+
+    function, config, name = lambda_svc._get_func_record_for_ref(arn)
+    if not function or not config:
+        return logger.warning("no function %s for an event", name)
+    lambda_svc._LAMBDA_ASYNC_RETRY_BASE_SECONDS = settings.lambda_retry_s
+    lambda_svc.invoke_async_with_retry(lambda_svc._execution_record_for_config(function, config), json.loads(payload))
 
 
 def emit(scope: tuple[str, str], source: str, detail_type: str, detail: dict, resources: list[str]) -> None:

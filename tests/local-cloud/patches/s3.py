@@ -6,8 +6,10 @@
 - SSE-KMS without a key id takes the account's aws/s3 key
 """
 
+import base64
 import re
 import threading
+import zlib
 
 import awscrt.checksums
 from ministack.core.responses import get_account_id, get_region
@@ -16,7 +18,7 @@ from ministack.services import s3
 from . import replace
 
 DEFAULT_ALGORITHM = "CRC64NVME"
-FULL_OBJECT_ABLE = ("CRC32", "CRC32C", "CRC64NVME")
+CRCS = {"CRC32": zlib.crc32, "CRC32C": awscrt.checksums.crc32c, "CRC64NVME": awscrt.checksums.crc64nvme}
 KMS_KEY_HEADER = "x-amz-server-side-encryption-aws-kms-key-id"
 
 _completing = threading.local()
@@ -64,7 +66,7 @@ def _create_multipart_upload(create):
         upload = s3._multipart_uploads[upload_id]
         named = upload["checksum_algorithm"]
         upload["checksum_algorithm"] = algorithm = named or DEFAULT_ALGORITHM
-        if (asked == "FULL_OBJECT" and algorithm not in FULL_OBJECT_ABLE) or (
+        if (asked == "FULL_OBJECT" and algorithm not in CRCS) or (
                 asked == "COMPOSITE" and algorithm == DEFAULT_ALGORITHM):
             del s3._multipart_uploads[upload_id]
             return s3._error("InvalidRequest", f"The {asked} checksum type cannot be used with the "
@@ -82,10 +84,17 @@ def _composite_checksum(composite):
 
     def checksum(algorithm, part_checksums):
         parts = getattr(_completing, "parts", None)
-        return composite(algorithm, part_checksums) if parts is None else \
-            s3._compute_s3_checksum(algorithm, b"".join(parts))
+        return composite(algorithm, part_checksums) if parts is None else _over_parts(algorithm, parts)
 
     return checksum
+
+
+def _over_parts(algorithm: str, parts: list[bytes]) -> str:
+    """The checksum of the parts put together, without putting them together."""
+    crc = 0
+    for part in parts:
+        crc = CRCS[algorithm](part, crc)
+    return base64.b64encode(crc.to_bytes(8 if algorithm == "CRC64NVME" else 4, "big")).decode()
 
 
 def _complete_multipart_upload(complete):

@@ -11,6 +11,7 @@ class Settings:
     sfn_wait_scale: float = float(os.environ.get("SFN_WAIT_SCALE", "1"))  # Wait states, pauses between retries
     sfn_timeout_scale: float = 1.0  # TimeoutSeconds and HeartbeatSeconds of tasks, TimeoutSeconds of machines
     ssm_time_scale: float = 1.0  # TimeoutSeconds of SendCommand, timeoutSeconds of a document's step
+    lambda_retry_s: float = 1.0  # before the first retry of an asynchronous invocation; AWS waits a minute
     boot_delay_s: float = 0.05  # pending → running
     power_minute_s: float = 60.0  # the minute of `shutdown -h +1`
     shutdown_grace_s: float = 1.0  # between SIGTERM and SIGKILL when an instance goes down

@@ -1,0 +1,37 @@
+"""Rules and schedules: what they do with a Lambda that fails."""
+
+import json
+
+import pytest
+from conftest import Cloud, bootstrap, eventually
+
+
+def rule_for(cloud: Cloud, arn: str) -> None:
+    events = cloud.client("events")
+    events.put_rule(Name="ours", EventPattern=json.dumps({"source": ["ours"]}))
+    events.put_targets(Rule="ours", Targets=[{"Id": "1", "Arn": arn}])
+
+
+def happen(cloud: Cloud) -> None:
+    cloud.client("events").put_events(Entries=[{"Source": "ours", "DetailType": "x", "Detail": "{}"}])
+
+
+@pytest.mark.parametrize("failures, attempts, dead", [(1, 2, 0), (9, 3, 1)])
+def test_a_failed_function_is_tried_twice_more_and_then_given_up(cloud, tmp_path, failures, attempts, dead):
+    cloud.control("PUT", "settings", {"lambda_retry_s": 0.05})
+    sqs = cloud.client("sqs")
+    queue = sqs.create_queue(QueueName="dead")["QueueUrl"]
+    arn = cloud.function("f", bootstrap(f"""
+with open({str(tmp_path / "attempts")!r}, "a+") as log:
+    log.write("x"); log.flush(); log.seek(0)
+    if len(log.read()) <= {failures}: raise RuntimeError("not yet")
+"""))
+    cloud.client("lambda").update_function_configuration(
+        FunctionName="f", DeadLetterConfig={"TargetArn": "arn:aws:sqs:eu-west-1:000000000000:dead"})
+    rule_for(cloud, arn)
+    happen(cloud)
+    eventually(lambda: (tmp_path / "attempts").exists() and len((tmp_path / "attempts").read_text()) == attempts)
+    if dead:
+        eventually(lambda: sqs.receive_message(QueueUrl=queue).get("Messages"))
+    else:
+        assert not sqs.receive_message(QueueUrl=queue).get("Messages")
