@@ -23,7 +23,7 @@ tools: ## Install MariaDB, local S3 servers and cargo tools, where missing
 check: tools ## Formatting, lints, licences and sources of dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(FAULTS) --quiet -- -D warnings
-	cargo deny --offline --log-level error check bans licenses sources
+	cargo deny --log-level error check bans licenses sources
 
 .PHONY: test
 test: check test-local-cloud ## Everything CI runs: checks, unit tests, end-to-end tests on real servers
