@@ -28,7 +28,7 @@ pub struct S3 {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// ministack with our patches: conditions, versions, full-object checksums. In memory.
+    /// The local cloud (see tests/local-cloud): conditions, versions, full-object checksums. In memory.
     Faithful,
     /// s3s-fs: files below a directory.
     Disk,
@@ -51,48 +51,53 @@ impl S3 {
 
     fn spawn(kind: Kind) -> Self {
         let scratch = Scratch::new("s3");
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a free port").port();
-        let s3 = Self { scratch, port, kind, server: Mutex::new(None) };
-        s3.up();
+        let mut s3 = Self { scratch, port: 0, kind, server: Mutex::new(None) };
+        // The kernel names a free port; should somebody else take it first, the next one is tried.
+        let started = (0..3).any(|_| {
+            s3.port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a free port").port();
+            s3.try_up()
+        });
+        assert!(started, "the local S3 ended: {}", s3.log());
         block_on(s3.bucket().create()).expect("create the bucket");
         s3
     }
 
-    /// Starts it, if it is down. The faithful one has forgotten everything then.
+    /// Starts it again after `down`. The faithful one has forgotten everything then.
     pub fn up(&self) {
+        assert!(self.try_up(), "the local S3 ended: {}", self.log());
+    }
+
+    /// Whether it serves; it has ended otherwise.
+    fn try_up(&self) -> bool {
         let log = File::create(self.scratch.join("s3.log")).expect("create the log");
+        let port = self.port.to_string();
         let mut command = match self.kind {
             Kind::Faithful => {
                 let mut command = self.scratch.command(tool("emu/bin/python"));
-                command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/local-cloud/s3.py"));
+                command.args(["-B", concat!(env!("CARGO_MANIFEST_DIR"), "/local-cloud/s3.py")]).envs(self.env());
+                command.envs([("GATEWAY_PORT", port.as_str()), ("BIND_HOST", "127.0.0.1"), ("MINISTACK_HOST", "127.0.0.1")]);
+                command.envs([("MINISTACK_REGION", REGION), ("SFTP_ENABLED", "0"), ("IOT_MTLS_ENABLED", "0")]);
                 command
             }
             Kind::Disk => {
                 let root = self.disk();
                 std::fs::create_dir_all(&root).expect("make the store's directory");
                 let mut command = self.scratch.command(tool("bin/s3s-fs"));
-                command.args(["--host", "127.0.0.1", "--port", &self.port.to_string()]);
-                command.args(["--access-key", KEY, "--secret-key", KEY]).arg(root);
+                command.args(["--host", "127.0.0.1", "--port", &port, "--access-key", KEY, "--secret-key", KEY]).arg(root);
                 command
             }
         };
-        command.env("GATEWAY_PORT", self.port.to_string()).envs([
-            ("BIND_HOST", "127.0.0.1"),
-            ("MINISTACK_HOST", "127.0.0.1"),
-            ("MINISTACK_REGION", REGION),
-            ("SFTP_ENABLED", "0"),
-            ("IOT_MTLS_ENABLED", "0"),
-            ("PYTHONDONTWRITEBYTECODE", "1"),
-        ]);
-        command.envs(self.env()).stdout(log.try_clone().expect("share the log")).stderr(log);
-        let mut child = command.spawn().expect("start the local S3");
-        wait_for("the local S3", || {
-            let ended = child.try_wait().expect("look at the local S3");
-            let said = || std::fs::read_to_string(self.scratch.join("s3.log")).unwrap_or_default();
-            assert!(ended.is_none(), "the local S3 ended: {}", said());
-            TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()
+        let mut child = command.stdout(log.try_clone().expect("share the log")).stderr(log).spawn().expect("start the local S3");
+        let serves = wait_for("the local S3", || match child.try_wait().expect("look at the local S3") {
+            Some(_) => Some(false),
+            None => TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok().map(|_| true),
         });
-        *self.server.lock().expect("the server's lock") = Some(child);
+        *self.server.lock().expect("the server's lock") = serves.then_some(child);
+        serves
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.scratch.join("s3.log")).unwrap_or_default()
     }
 
     /// Kills it: connections are refused from now on.
