@@ -53,8 +53,8 @@ pub struct Prepare<'a> {
 pub(crate) struct BackupRun<'a> {
     /// The file with the `[client]` section; the tool reads the password from it, never from argv.
     pub(crate) defaults_file: Option<&'a Path>,
-    /// The server's socket.
-    pub(crate) socket: &'a Path,
+    /// The server's socket, unless the defaults file names it.
+    pub(crate) socket: Option<&'a Path>,
     /// The user, when no defaults file names one.
     pub(crate) user: Option<&'a str>,
     /// The parent's `to_lsn`, for an incremental.
@@ -78,7 +78,8 @@ fn common_backup_args(run: &BackupRun<'_>) -> Vec<OsString> {
     };
     // First, or the tools read /etc/my.cnf and ~/.my.cnf too.
     let mut args = vec![run.defaults_file.map_or_else(|| "--no-defaults".into(), |file| option("defaults-file", &file))];
-    args.extend(["--backup".into(), "--stream=xbstream".into(), option("target-dir", &run.scratch), option("socket", &run.socket)]);
+    args.extend(["--backup".into(), "--stream=xbstream".into(), option("target-dir", &run.scratch)]);
+    args.extend(run.socket.map(|socket| option("socket", &socket)));
     args.extend(run.user.map(|user| option("user", &user)));
     args.push(format!("--parallel={}", run.parallel).into());
     args.extend(run.from_lsn.map(|lsn| format!("--incremental-lsn={lsn}").into()));

@@ -133,7 +133,9 @@ impl Server {
             match self.text(&format!("SELECT COUNT(*) FROM {}", quoted_name(schema, table))).await {
                 Ok(count) => state.rows = count.and_then(|n| n.parse().ok()),
                 Err(error) if ran_out_of_time(&error) => break,
-                // Dropped meanwhile, or broken: the drill will find what is there.
+                // Dropped since it was listed.
+                Err(error) if error.chain().contains("doesn't exist") => {}
+                // Broken, or locked: the drill will find what is there.
                 Err(error) => tracing::warn!(schema, table, error = error.chain(), "no row count"),
             }
         }

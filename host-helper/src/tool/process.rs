@@ -106,15 +106,17 @@ impl Running {
         std::thread::Builder::new()
             .name("tool".into())
             .spawn(move || match command.spawn() {
-                Err(error) => drop(tell_start.send(Err(error))),
+                Err(error) => {
+                    let _ = tell_start.send(Err(error));
+                }
                 Ok(mut child) => {
                     let Some(leader) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return };
                     let group = Arc::new(Group { leader, reaped: Mutex::new(false) });
                     let drained = drain(&mut child, name, redactor, seen);
-                    drop(tell_start.send(Ok((child.stdout.take(), group.clone()))));
+                    let _ = tell_start.send(Ok((child.stdout.take(), group.clone())));
                     let status = reap(&mut child, &group);
                     // The group is gone: what is left in the pipe is short, unless somebody outside the group holds it.
-                    drop(drained.recv_timeout(DRAIN));
+                    let _ = drained.recv_timeout(DRAIN);
                     tell_end.send_replace(Some(status));
                 }
             })
@@ -208,7 +210,7 @@ fn drain(child: &mut Child, what: String, redactor: Redactor, watched: Arc<Mutex
     if let Some(stderr) = child.stderr.take() {
         let reader = std::thread::Builder::new().name("tool-stderr".into()).spawn(move || {
             each_line(stderr, |line| note(&what, &redactor.clean(&String::from_utf8_lossy(line)), &watched));
-            drop(done.send(()));
+            let _ = done.send(());
         });
         if let Err(error) = reader {
             // Dropping the pipe lets the tool fail on its next line instead of hanging.
@@ -339,6 +341,11 @@ impl Ended {
                 .any(|w| lower.contains(w))
         };
         self.tail.iter().rev().find(speaks_of_error).or_else(|| self.tail.last()).map(String::as_str)
+    }
+
+    /// Whether one of its last lines holds one of these words.
+    pub(crate) fn says(&self, words: &[&str]) -> bool {
+        self.tail.iter().any(|line| words.iter().any(|word| line.contains(word)))
     }
 
     /// How often the tool had to retry reading redo.

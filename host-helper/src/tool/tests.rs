@@ -51,7 +51,7 @@ fn a_tool_that_does_not_fit_the_server_is_refused_with_the_fix() {
 fn backup_argv_puts_the_defaults_file_first_and_never_a_password_or_no_lock() {
     let run = |defaults_file, from_lsn| BackupRun {
         defaults_file,
-        socket: Path::new("/run/s.sock"),
+        socket: Some(Path::new("/run/s.sock")),
         user: None,
         from_lsn,
         parallel: 2,
