@@ -80,16 +80,18 @@ def test_bucket_with_objects_is_not_deleted(cloud):
     assert s3.get_object(Bucket="store", Key="k")
 
 
-def test_bucket_policy_is_checked_and_applied(cloud):
-    def policy(document):
-        return {"Bucket": ("AWS::S3::Bucket", {"BucketName": "store"}), "Policy": (
-            "AWS::S3::BucketPolicy", {"Bucket": "store", "PolicyDocument": document}, {"DependsOn": "Bucket"})}
+def test_bucket_policy_is_applied_and_a_public_one_refused(cloud):
+    def resources(effect):
+        statement = {"Sid": "Tls", "Effect": effect, "Principal": "*", "Action": "s3:*", "Resource": "arn:aws:s3:::store/*"}
+        return {"Bucket": ("AWS::S3::Bucket", {"BucketName": "store", "PublicAccessBlockConfiguration": {"BlockPublicPolicy": True}}),
+                "Policy": ("AWS::S3::BucketPolicy", {"Bucket": "store", "PolicyDocument": {
+                    "Version": "2012-10-17", "Statement": [statement]}}, {"DependsOn": "Bucket"})}
 
-    statement = {"Sid": "Tls", "Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": "arn:aws:s3:::store/*",
-                 "Condition": {"Bool": {"aws:SecureTransport": "false"}}}
-    assert deploy(cloud, policy({"Version": "2012-10-17", "Statement": [statement]})) == "CREATE_COMPLETE"
+    assert deploy(cloud, resources("Deny")) == "CREATE_COMPLETE"
     stored = json.loads(cloud.client("s3").get_bucket_policy(Bucket="store")["Policy"])
     assert stored["Statement"][0]["Sid"] == "Tls"
+    assert deploy(cloud, resources("Allow"), update=True) == "UPDATE_ROLLBACK_COMPLETE"
+    assert "public policies are prevented" in reasons(cloud)
 
 
 def test_table_is_as_the_template_says(cloud):
@@ -150,6 +152,16 @@ def test_composite_alarm_follows_its_children(cloud):
     watch = cloud.client("cloudwatch")
     watch.set_alarm_state(AlarmName="child", StateValue="ALARM", StateReason="test")
     eventually(lambda: watch.describe_alarms(AlarmNames=["any"], AlarmTypes=["CompositeAlarm"])["CompositeAlarms"][0]["StateValue"] == "ALARM")
+
+
+def test_alarm_of_metric_math_is_kept(cloud):
+    metric = {"Id": "m0", "ReturnData": False, "MetricStat": {"Period": 300, "Stat": "Sum", "Metric": {"Namespace": "n", "MetricName": "m"}}}
+    props = {"AlarmName": "math", "ComparisonOperator": "GreaterThanThreshold", "Threshold": 0, "EvaluationPeriods": 1,
+             "TreatMissingData": "notBreaching", "Metrics": [{"Id": "e", "Expression": "FILL(m0, 0)"}, metric]}
+    assert deploy(cloud, {"Math": ("AWS::CloudWatch::Alarm", props)}) == "CREATE_COMPLETE"
+    watch = cloud.client("cloudwatch")
+    watch.set_alarm_state(AlarmName="math", StateValue="ALARM", StateReason="test")
+    assert watch.describe_alarms(AlarmNames=["math"])["MetricAlarms"][0]["Period"] == 300
 
 
 def test_unknown_resource_type_fails_the_stack(cloud):

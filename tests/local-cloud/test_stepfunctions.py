@@ -41,6 +41,7 @@ def tokens(cloud: Cloud):
     cloud.function("f", bootstrap(f"""
 body = "Action=SendMessage&MessageBody=" + event["token"]
 http.urlopen(http.Request({queue!r}, body.encode(), {{"Content-Type": "application/x-www-form-urlencoded"}}))
+if event.get("fail"): raise ValueError("asked to")
 return "ignored"
 """))
     taken = []
@@ -137,12 +138,12 @@ def test_every_attempt_has_its_own_token(cloud):
 
 def test_branches_have_their_own_tokens(cloud):
     seen, sfn = tokens(cloud), cloud.client("stepfunctions")
-    branch = [{"StartAt": name, "States": {name: waiting()}} for name in ("A", "B", "C")]
+    branch = [{"StartAt": name, "States": {name: waiting()}} for name in "ABCDEFGH"]
     run = start(cloud, machine(cloud, {"All": {"Type": "Parallel", "Branches": branch, "End": True}}))
-    eventually(lambda: len(set(seen())) == 3)
+    eventually(lambda: len(set(seen())) == 8)
     for token in seen():
         sfn.send_task_success(taskToken=token, output="1")
-    assert ended(cloud, run)["output"] == "[1, 1, 1]"
+    assert ended(cloud, run)["output"] == json.dumps([1] * 8)
 
 
 def test_machines_own_timeout_ends_a_waiting_task(cloud):
@@ -159,24 +160,30 @@ def test_machines_own_timeout_ends_a_waiting_task(cloud):
     eventually(events)
 
 
-@pytest.mark.parametrize("state", [
-    waiting(Catch=[{"ErrorEquals": ["States.ALL"], "Next": "Never"}]), {"Type": "Wait", "Seconds": 1000, "Next": "Never"},
-    {"Type": "Parallel", "Next": "Never", "Branches": [{"StartAt": "A", "States": {"A": waiting()}}]},
-    {"Type": "Map", "Next": "Never", "ItemsPath": "$.items",
-     "ItemProcessor": {"StartAt": "A", "States": {"A": {"Type": "Wait", "Seconds": 1000, "End": True}}}}],
-    ids=["token", "wait", "parallel", "map"])
-def test_stop_ends_what_waits_and_nothing_follows(cloud, state):
-    tokens(cloud)
-    sfn = cloud.client("stepfunctions")
-    arn = machine(cloud, {"Work": state, "Never": {"Type": "Pass", "End": True}})
+CALLS = {"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "End": True,
+         "Parameters": {"FunctionName": "f", "Payload": {"token": "called"}}}
+LATER = {"StartAt": "Pause", "States": {"Pause": {"Type": "Wait", "Seconds": 2, "Next": "Call"}, "Call": CALLS}}
+GOES_ON = {
+    "parallel": {"Type": "Parallel", "Branches": [LATER, LATER]},
+    "map": {"Type": "Map", "ItemsPath": "$.items", "ItemProcessor": LATER},
+    "retry": {**CALLS, "Parameters": {"FunctionName": "f", "Payload": {"token": "called", "fail": True}},
+              "Retry": [{"ErrorEquals": ["States.ALL"], "IntervalSeconds": 2, "MaxAttempts": 5, "BackoffRate": 1}]},
+}
+
+
+@pytest.mark.parametrize("kind", GOES_ON)
+def test_stop_reaches_what_waits_and_nothing_is_called_after_it(cloud, kind):
+    seen, sfn = tokens(cloud), cloud.client("stepfunctions")
+    arn = machine(cloud, {"Work": {**GOES_ON[kind], "End": True}})
     run = start(cloud, arn, items=[1, 2])
-    kind = state["Type"]
-    eventually(lambda: any(e["type"] == f"{kind}StateEntered" for e in sfn.get_execution_history(executionArn=run)["events"]))
+    before = 1 if kind == "retry" else 0
+    eventually(lambda: any(e["type"].endswith("StateEntered") for e in sfn.get_execution_history(executionArn=run)["events"])
+               and len(seen()) == before)
     sfn.stop_execution(executionArn=run, cause="test")
-    after = start(cloud, machine(cloud, {"P": {"Type": "Pass", "End": True}}, name="other"))
-    ended(cloud, after)  # time in which the first would have gone on
+    longer = {"Wait": {"Type": "Wait", "Seconds": 4, "Next": "Call"}, "Call": CALLS}
+    ended(cloud, start(cloud, machine(cloud, longer, name="longer")))
+    assert len(seen()) == before + 1  # the longer machine's own call
     assert execution(cloud, run)["status"] == "ABORTED"
-    assert "PassStateEntered" not in [e["type"] for e in sfn.get_execution_history(executionArn=run)["events"]]
 
 
 def test_stopped_task_closes_its_token(cloud):

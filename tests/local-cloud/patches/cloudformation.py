@@ -1,6 +1,6 @@
 """CloudFormation: the types and properties of our template that the emulator drops, applied.
 
-- AWS::SSM::Document and AWS::CloudWatch::CompositeAlarm exist
+- AWS::SSM::Document and AWS::CloudWatch::CompositeAlarm exist; an alarm of metric math is kept, but never computed
 - AWS::S3::Bucket: versioning (also suspended), encryption, lifecycle, Object Lock; a bucket that holds
   objects is not deleted, as on AWS
 - AWS::S3::BucketPolicy goes through PutBucketPolicy, which refuses what S3 refuses
@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 from ministack.services import cloudwatch, dynamodb, s3
 from ministack.services.cloudformation import provisioners
 
-from . import owned, ssm_documents
+from . import owned, replace, ssm_documents
 from .ssm_documents import Refused
 
 S3_NS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
@@ -40,6 +40,7 @@ def install() -> None:
                                       "delete": _delete_document}
     handlers["AWS::CloudWatch::CompositeAlarm"] = {"create": _create_composite, "update": _update_composite,
                                                    "delete": _delete_composite}
+    replace(provisioners, "_cw_metric_alarm_record", _alarm_record)
 
 
 def _extend(handler: dict, create, update, delete) -> None:
@@ -278,7 +279,20 @@ def _delete_document(physical_id, _props):
     ssm_documents.documents.pop(physical_id, None)
 
 
-# ---- composite alarms
+# ---- alarms
+
+def _alarm_record(record):
+    """An alarm of metric math watches a metric that nobody writes: it is what TreatMissingData makes of that."""
+
+    def alarm_record(name, props):
+        if not props.get("Metrics"):
+            return record(name, props)
+        periods = [metric["MetricStat"]["Period"] for metric in props["Metrics"] if "MetricStat" in metric]
+        unwatched = {"MetricName": "metric-math", "Namespace": "local-cloud", "Period": max(periods, default=60)}
+        return record(name, {**{key: value for key, value in props.items() if key != "Metrics"}, **unwatched})
+
+    return alarm_record
+
 
 def _put_composite(name: str, props: dict):
     _accepted(cloudwatch._put_composite_alarm({}, {**props, "AlarmName": name}, False, is_json=True), f"alarm {name}")
