@@ -264,3 +264,23 @@ pub fn widen_pipe(fd: impl std::os::fd::AsFd) {
 fn threads(asked: usize) -> usize {
     if asked > 0 { asked } else { std::thread::available_parallelism().map_or(2, Into::into).min(8) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_grow_and_an_object_ends_before_s3s_limits() {
+        let limits = Limits::S3;
+        assert_eq!(limits.object_bytes(), 2_000 * (8 << 20) + 8_000 * (16 << 20));
+        assert!(limits.object_bytes() < 5 << 40 && limits.parts_per_object <= 10_000 && limits.part_bytes >= 5 << 20);
+        assert_eq!(limits.parts_in(limits.object_bytes()), 10_000);
+        let mut at = 0;
+        for part in 0..limits.parts_per_object {
+            assert_eq!(limits.parts_in(at), part);
+            at += limits.part_bytes(part) as u64;
+            assert_eq!(limits.parts_in(at - 1), part);
+        }
+        assert_eq!(at, limits.object_bytes());
+    }
+}

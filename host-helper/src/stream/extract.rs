@@ -4,7 +4,7 @@ use super::xbstream::{Chunk, Op};
 use crate::error::{Context, Error, Result};
 use highwater_core::Failure;
 use highwater_core::inventory::StreamFile;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -61,10 +61,18 @@ impl Extractor {
                 if chunk.header.is_ordered() {
                     file.set_len(0).context(Failure::Resources, context)?;
                 }
+                let (writes, end) = chunk.layout().context(Failure::Damaged, context)?;
                 let mut written = 0;
-                for (offset, bytes) in chunk.writes().context(Failure::Damaged, context)? {
-                    file.write_all_at(bytes, offset).context(Failure::Resources, context)?;
+                for (offset, bytes) in &writes {
+                    file.write_all_at(bytes, *offset).context(Failure::Resources, context)?;
                     written += bytes.len() as u64;
+                }
+                let ends_in_hole = writes.last().is_none_or(|(offset, bytes)| offset + (bytes.len() as u64) < end);
+                if ends_in_hole && end > 0 {
+                    // Never shortens the file, nor touches what another thread wrote there.
+                    rustix::fs::fallocate(&*file, FallocateFlags::empty(), end - 1, 1)
+                        .map_err(std::io::Error::from)
+                        .context(Failure::Resources, context)?;
                 }
                 Ok(written)
             }
@@ -172,4 +180,106 @@ fn check_tree(root: &Path, below: &str, expected: &mut HashMap<&str, u64>) -> Re
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::xbstream::{Chunks, Writer};
+    use super::*;
+
+    fn extract(root: &Path, stream: &[u8], newest_first: bool) -> Result<Extractor> {
+        let extractor = Extractor::new(root)?;
+        let mut chunks: Vec<_> = Chunks::new(stream).map(|c| c.unwrap()).collect();
+        if newest_first {
+            chunks.reverse();
+        }
+        chunks.iter().try_for_each(|c| extractor.chunk(c).map(drop))?;
+        Ok(extractor)
+    }
+
+    fn files(of: &[(&str, u64)]) -> Vec<StreamFile> {
+        of.iter().map(|(path, bytes)| StreamFile { path: (*path).into(), bytes: *bytes }).collect()
+    }
+
+    fn sample() -> Vec<u8> {
+        let mut w = Writer::new(Vec::new());
+        w.payload("db/t.ibd", 0, b"0123").unwrap();
+        w.payload("db/t.ibd", 4, b"45").unwrap();
+        w.sparse("db/s.ibd", 0, &[(3, 2), (4_000, 1), (9, 0)], b"abc").unwrap();
+        w.end("empty").unwrap();
+        w.into_inner()
+    }
+
+    #[test]
+    fn chunks_may_be_written_in_any_order() {
+        for newest_first in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let extractor = extract(dir.path(), &sample(), newest_first).unwrap();
+            assert_eq!(std::fs::read(dir.path().join("db/t.ibd")).unwrap(), b"012345");
+            let sparse = std::fs::read(dir.path().join("db/s.ibd")).unwrap();
+            assert_eq!((&sparse[..5], sparse[4_005], sparse.len()), (&b"\0\0\0ab"[..], b'c', 4_015), "the last hole counts");
+            extractor.finish(&files(&[("db/t.ibd", 6), ("db/s.ibd", 4_015), ("empty", 0)])).unwrap();
+        }
+    }
+
+    #[test]
+    fn more_files_than_are_kept_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut w = Writer::new(Vec::new());
+        let names: Vec<String> = (0..3 * OPEN_FILES).map(|i| format!("f{i}")).collect();
+        for (offset, byte) in [(0, b"x"), (1, b"y")] {
+            names.iter().for_each(|name| w.payload(name, offset, byte).unwrap());
+        }
+        let extractor = extract(dir.path(), &w.into_inner(), false).unwrap();
+        assert!(extractor.open.lock().unwrap().by_path.len() <= OPEN_FILES);
+        extractor.finish(&names.iter().map(|n| StreamFile { path: n.clone(), bytes: 2 }).collect::<Vec<_>>()).unwrap();
+    }
+
+    #[test]
+    fn the_directory_must_hold_exactly_the_inventory() {
+        let right = [("db/t.ibd", 6), ("db/s.ibd", 4_015), ("empty", 0)];
+        let cases: &[(&[(&str, u64)], &str)] = &[
+            (&right[..2], "empty is in the data, but not in the inventory"),
+            (&[right[0], right[1], right[2], ("more", 0)], "the inventory lists more, but the data does not hold it"),
+            (&[("db/t.ibd", 7), right[1], right[2]], "db/t.ibd has 6 bytes, the inventory says 7"),
+        ];
+        for (inventory, expected) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            let error = extract(dir.path(), &sample(), false).unwrap().finish(&files(inventory)).unwrap_err();
+            assert_eq!((error.failure, error.message.as_str()), (Failure::Damaged, *expected));
+        }
+    }
+
+    #[test]
+    fn symbolic_links_are_never_followed() {
+        for link in ["db", "empty"] {
+            let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let extractor = Extractor::new(dir.path()).unwrap();
+            std::os::unix::fs::symlink(outside.path().join("victim"), dir.path().join(link)).unwrap();
+            std::fs::create_dir(outside.path().join("victim")).unwrap();
+            let stream = sample();
+            let result = Chunks::new(&stream).try_for_each(|c| extractor.chunk(&c.unwrap()).map(drop));
+            assert_eq!(result.unwrap_err().failure, Failure::UnsafeDirectory, "{link}");
+            assert_eq!(std::fs::read_dir(outside.path().join("victim")).unwrap().count(), 0);
+        }
+        let full = tempfile::tempdir().unwrap();
+        std::fs::write(full.path().join("mine"), "").unwrap();
+        assert_eq!(Extractor::new(full.path()).unwrap_err().failure, Failure::UnsafeDirectory);
+    }
+
+    #[test]
+    fn ordered_chunks_replace_remove_and_rename() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut w = Writer::new(Vec::new());
+        w.payload("a", 0, b"long old text").unwrap();
+        w.payload("b", 0, b"b").unwrap();
+        w.payload("d/c", 0, b"c").unwrap();
+        w.rewrite("a", 0, b"new").unwrap();
+        w.rewrite("a", 3, b"er").unwrap();
+        w.remove("b").unwrap();
+        w.rename("d/c", "e/c").unwrap();
+        let extractor = extract(dir.path(), &w.into_inner(), false).unwrap();
+        assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), b"newer");
+        extractor.finish(&files(&[("a", 5), ("e/c", 1)])).unwrap();
+    }
 }

@@ -195,3 +195,107 @@ impl RateLimit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::xbstream::{Chunks, Writer};
+    use super::*;
+
+    /// Gives its bytes in reads of `step` bytes.
+    struct Dribble<'a>(&'a [u8], usize);
+
+    impl Read for Dribble<'_> {
+        fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+            let n = out.len().min(self.1).min(self.0.len());
+            out[..n].copy_from_slice(&self.0[..n]);
+            self.0 = &self.0[n..];
+            Ok(n)
+        }
+    }
+
+    fn frames(bytes: &[u8], step: usize, frame_bytes: usize, cancel: &Cancel) -> Result<(Vec<(Vec<u8>, bool)>, Seen)> {
+        let limits = Limits { frame_bytes, ..Limits::S3 };
+        let mut source = Source::new(Dribble(bytes, step), limits, 0, Progress::begin("test", None), cancel.clone());
+        let mut frames = Vec::new();
+        while let Some(size) = source.next_frame_size()? {
+            let frame = source.fill_frame(vec![0; size])?;
+            frames.push((frame.buffer[..frame.len].to_vec(), frame.ordered));
+        }
+        Ok((frames, source.finish()?))
+    }
+
+    fn sample() -> Vec<u8> {
+        let mut w = Writer::new(Vec::new());
+        for i in 0..40u64 {
+            w.payload("big", i * 3_000, &vec![i as u8; 3_000]).unwrap();
+            w.end(&format!("small{i}")).unwrap();
+        }
+        w.payload("big", 120_000, &vec![7; 200_000]).unwrap();
+        w.end("big").unwrap();
+        w.remove("small3").unwrap();
+        w.rename("small4", "small5").unwrap();
+        w.payload("xtrabackup_info", 0, b"uuid =").unwrap();
+        w.payload("xtrabackup_info", 6, b" 1\n").unwrap();
+        w.end("xtrabackup_info").unwrap();
+        w.into_inner()
+    }
+
+    #[test]
+    fn frames_hold_whole_chunks_and_together_are_the_stream() {
+        let bytes = sample();
+        let (_keep, cancel) = Cancel::manual();
+        for (step, target) in [(1 << 20, 10_000), (1 << 20, 1), (1 << 20, 1 << 20), (700, 50_000), (1, 20_000)] {
+            let (frames, seen) = frames(&bytes, step, target, &cancel).unwrap();
+            let mut joined = Vec::new();
+            for (frame, ordered) in &frames {
+                let chunks: Vec<_> = Chunks::new(frame).map(|c| c.unwrap().header.is_ordered()).collect();
+                assert!(frame.len() <= target || chunks.len() == 1, "{} bytes in {} chunks", frame.len(), chunks.len());
+                assert_eq!(chunks[0], *ordered, "an ordered chunk begins its frame, and no other frame holds one");
+                assert!(*ordered || !chunks.contains(&true));
+                joined.extend_from_slice(frame);
+            }
+            assert!(joined == bytes, "reads of {step}, frames of {target}");
+            assert_eq!(seen.stream_bytes, bytes.len() as u64);
+            assert_eq!(seen.last_file, "xtrabackup_info");
+            assert_eq!(seen.metadata["xtrabackup_info"], b"uuid = 1\n");
+            assert_eq!(seen.files.len(), 40);
+            assert_eq!(seen.files[0].bytes, 320_000);
+        }
+    }
+
+    #[test]
+    fn a_cut_at_a_chunk_boundary_or_inside_is_an_error_of_the_tool() {
+        let bytes = sample();
+        let (_keep, cancel) = Cancel::manual();
+        let boundary = bytes.len() - (14 + "xtrabackup_info".len());
+        for cut in [0, 5, boundary, boundary + 3, bytes.len() - 1, 100_000, 250_000] {
+            let error = frames(&bytes[..cut], 1 << 20, 10_000, &cancel).unwrap_err();
+            assert_eq!(error.failure, Failure::Tool, "cut at {cut}");
+            assert!(error.chain().contains("was cut"), "cut at {cut}: {}", error.chain());
+        }
+    }
+
+    #[test]
+    fn a_metadata_file_has_a_limit_and_cancelling_ends_the_reading() {
+        let (canceller, cancel) = Cancel::manual();
+        let mut w = Writer::new(Vec::new());
+        w.payload("backup-my.cnf", 0, &vec![b'x'; METADATA_LIMIT + 1]).unwrap();
+        let bytes = w.into_inner();
+        assert!(frames(&bytes, 1 << 20, 10_000, &cancel).unwrap_err().chain().contains("is larger than"));
+        canceller.cancel("test");
+        assert_eq!(frames(&sample(), 10, 10_000, &cancel).unwrap_err().failure, Failure::Interrupted);
+    }
+
+    #[test]
+    fn a_rate_is_kept() {
+        let (_keep, cancel) = Cancel::manual();
+        let bytes = sample();
+        let rate = bytes.len() as u64 * 2;
+        let begun = Instant::now();
+        let mut source = Source::new(Dribble(&bytes, 4_096), Limits::S3, rate, Progress::begin("test", None), cancel);
+        while let Some(size) = source.next_frame_size().unwrap() {
+            source.fill_frame(vec![0; size]).unwrap();
+        }
+        assert!(begun.elapsed() >= Duration::from_millis(380), "half a second's bytes, less the burst, took {:?}", begun.elapsed());
+    }
+}

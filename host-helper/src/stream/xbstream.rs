@@ -7,9 +7,16 @@
 //!
 //! Nothing here trusts the input: every length has a limit before anything is allocated or skipped.
 
-use highwater_core::inventory::{StreamFile, safe_relative_path};
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use highwater_core::inventory::safe_relative_path;
+
+mod tracker;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use tracker::Tracker;
+pub use writer::Writer;
 
 /// What every chunk begins with.
 const MAGIC: &[u8; 8] = b"XBSTCK01";
@@ -277,20 +284,11 @@ impl<'a> Chunk<'a> {
         if found == expected { Ok(()) } else { Err(Malformed::Crc { path: self.header.path.to_owned(), offset, expected, found }) }
     }
 
-    /// The writes this chunk asks for: an offset in the file, and the bytes.
+    /// The writes this chunk asks for (an offset in the file, and the bytes), and where the file stands after them.
     ///
     /// # Errors
     /// `Bounds` when a sparse map does not describe its payload.
-    pub fn writes(&self) -> Result<Vec<(u64, &'a [u8])>, Malformed> {
-        Ok(self.layout()?.0)
-    }
-
-    /// Where the file stands after this chunk.
-    fn end(&self) -> Result<u64, Malformed> {
-        Ok(self.layout()?.1)
-    }
-
-    fn layout(&self) -> Result<(Vec<(u64, &'a [u8])>, u64), Malformed> {
+    pub fn layout(&self) -> Result<(Vec<(u64, &'a [u8])>, u64), Malformed> {
         let (mut at, pairs) = match self.header.op {
             Op::Payload { offset, .. } => return Ok((vec![(offset, self.body)], offset + self.body.len() as u64)),
             Op::Sparse { offset, pairs, .. } => (offset, pairs),
@@ -342,219 +340,5 @@ impl<'a> Iterator for Chunks<'a> {
             self.0 = &[];
         }
         Some(parsed)
-    }
-}
-
-/// Follows every file through a stream: the order of chunks is right, and what exists at its end.
-#[derive(Debug)]
-pub struct Tracker {
-    files: Vec<Option<StreamFile>>,
-    by_path: HashMap<Box<str>, Tracked>,
-    open: usize,
-    last_closed: String,
-    files_limit: usize,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Tracked {
-    index: usize,
-    position: u64,
-    is_open: bool,
-}
-
-impl Tracker {
-    /// Of an empty stream.
-    pub fn new(files_limit: usize) -> Self {
-        Self { files: Vec::new(), by_path: HashMap::new(), open: 0, last_closed: String::new(), files_limit }
-    }
-
-    /// Takes the next chunk.
-    ///
-    /// # Errors
-    /// `Order`, `Files`, `Bounds`.
-    pub fn chunk(&mut self, chunk: &Chunk<'_>) -> Result<(), Malformed> {
-        let Chunk { header, .. } = chunk;
-        let order = |what: String| Err(Malformed::Order { path: header.path.to_owned(), what });
-        match header.op {
-            Op::Ignored => {}
-            Op::Payload { offset, .. } | Op::Sparse { offset, .. } => {
-                let end = chunk.end()?;
-                let file = self.opened(header.path, header.rewrite)?;
-                if file.position != offset {
-                    let expected = file.position;
-                    return order(format!("a chunk is for offset {offset}, its file is at {expected}"));
-                }
-                file.position = end;
-                let index = file.index;
-                if let Some(Some(file)) = self.files.get_mut(index) {
-                    file.bytes = file.bytes.max(end);
-                }
-            }
-            Op::Seek { offset } => match self.by_path.get_mut(header.path) {
-                Some(file) if file.is_open => file.position = offset,
-                _ => return order("it is positioned, but not open".into()),
-            },
-            Op::End => {
-                self.opened(header.path, header.rewrite)?.is_open = false;
-                self.open -= 1;
-                header.path.clone_into(&mut self.last_closed);
-            }
-            Op::Remove => {
-                let index = self.closed(header.path)?;
-                self.by_path.remove(header.path);
-                self.files[index] = None;
-            }
-            Op::Rename { to } => {
-                let index = self.closed(header.path)?;
-                if self.by_path.get(to).is_some_and(|f| f.is_open) {
-                    return order(format!("it is renamed to {to}, which is open"));
-                }
-                self.by_path.remove(header.path);
-                let moved = Tracked { index, position: 0, is_open: false };
-                if let Some(replaced) = self.by_path.insert(to.into(), moved) {
-                    self.files[replaced.index] = None;
-                }
-                if let Some(Some(file)) = self.files.get_mut(index) {
-                    to.clone_into(&mut file.path);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The open file at `path`; opened by this chunk if it is new, or replaces one that is closed.
-    fn opened(&mut self, path: &str, rewrite: bool) -> Result<&mut Tracked, Malformed> {
-        match self.by_path.entry(path.into()) {
-            Entry::Occupied(entry) => {
-                let file = entry.into_mut();
-                if !file.is_open {
-                    if !rewrite {
-                        return Err(Malformed::Order { path: path.to_owned(), what: "it goes on after its end".into() });
-                    }
-                    (file.is_open, file.position) = (true, 0);
-                    self.open += 1;
-                    if let Some(Some(file)) = self.files.get_mut(file.index) {
-                        file.bytes = 0;
-                    }
-                }
-                Ok(file)
-            }
-            Entry::Vacant(entry) => {
-                if self.files.len() >= self.files_limit {
-                    return Err(Malformed::Files(self.files_limit));
-                }
-                self.files.push(Some(StreamFile { path: path.to_owned(), bytes: 0 }));
-                self.open += 1;
-                Ok(entry.insert(Tracked { index: self.files.len() - 1, position: 0, is_open: true }))
-            }
-        }
-    }
-
-    fn closed(&self, path: &str) -> Result<usize, Malformed> {
-        let order = |what: &str| Malformed::Order { path: path.to_owned(), what: what.into() };
-        match self.by_path.get(path) {
-            Some(file) if !file.is_open => Ok(file.index),
-            Some(_) => Err(order("it is removed or renamed while open")),
-            None => Err(order("it is removed or renamed, but was never streamed")),
-        }
-    }
-
-    /// The files that exist at the stream's end, in order of first appearance, and the one that was closed last.
-    ///
-    /// # Errors
-    /// `Cut` when the stream is empty or a file was never closed.
-    pub fn finish(self) -> Result<(Vec<StreamFile>, String), Malformed> {
-        if self.open > 0 {
-            let open = self.by_path.iter().find(|(_, f)| f.is_open).map(|(path, _)| path.as_ref()).unwrap_or_default();
-            return Err(Malformed::Cut(format!("{} files have no end, {open} among them", self.open)));
-        }
-        let files: Vec<StreamFile> = self.files.into_iter().flatten().collect();
-        if files.is_empty() { Err(Malformed::Cut("it holds no file".into())) } else { Ok((files, self.last_closed)) }
-    }
-}
-
-/// Writes a stream, for tests and benchmarks.
-#[derive(Debug)]
-pub struct Writer<W>(W);
-
-impl<W: std::io::Write> Writer<W> {
-    /// Onto `out`.
-    pub fn new(out: W) -> Self {
-        Self(out)
-    }
-
-    /// The stream so far.
-    pub fn into_inner(self) -> W {
-        self.0
-    }
-
-    fn start(&mut self, flags: u8, kind: u8, path: &str) -> std::io::Result<()> {
-        self.0.write_all(MAGIC)?;
-        self.0.write_all(&[flags, kind])?;
-        self.text(path)
-    }
-
-    fn text(&mut self, path: &str) -> std::io::Result<()> {
-        self.0.write_all(&(path.len() as u32).to_le_bytes())?;
-        self.0.write_all(path.as_bytes())
-    }
-
-    fn body(&mut self, payload_len: usize, offset: u64, body: &[u8]) -> std::io::Result<()> {
-        self.0.write_all(&(payload_len as u64).to_le_bytes())?;
-        self.0.write_all(&offset.to_le_bytes())?;
-        self.0.write_all(&crc32fast::hash(body).to_le_bytes())?;
-        self.0.write_all(body)
-    }
-
-    /// A payload.
-    ///
-    /// # Errors
-    /// The writer's, as for every function here.
-    pub fn payload(&mut self, path: &str, offset: u64, data: &[u8]) -> std::io::Result<()> {
-        self.start(0, b'P', path)?;
-        self.body(data.len(), offset, data)
-    }
-
-    /// A payload of a file that replaces an earlier one.
-    #[expect(clippy::missing_errors_doc, reason = "said at `payload`")]
-    pub fn rewrite(&mut self, path: &str, offset: u64, data: &[u8]) -> std::io::Result<()> {
-        self.start(FLAG_REWRITE, b'P', path)?;
-        self.body(data.len(), offset, data)
-    }
-
-    /// A sparse payload: `(skip, write)` pairs over `data`.
-    #[expect(clippy::missing_errors_doc, reason = "said at `payload`")]
-    pub fn sparse(&mut self, path: &str, offset: u64, map: &[(u32, u32)], data: &[u8]) -> std::io::Result<()> {
-        self.start(0, b'S', path)?;
-        self.0.write_all(&(map.len() as u32).to_le_bytes())?;
-        let mut body: Vec<u8> = map.iter().flat_map(|(skip, len)| [skip.to_le_bytes(), len.to_le_bytes()]).flatten().collect();
-        body.extend_from_slice(data);
-        self.body(data.len(), offset, &body)
-    }
-
-    /// The end of a file.
-    #[expect(clippy::missing_errors_doc, reason = "said at `payload`")]
-    pub fn end(&mut self, path: &str) -> std::io::Result<()> {
-        self.start(0, b'E', path)
-    }
-
-    /// MariaDB's seek.
-    #[expect(clippy::missing_errors_doc, reason = "said at `payload`")]
-    pub fn seek(&mut self, path: &str, offset: u64) -> std::io::Result<()> {
-        self.start(0, b'S', path)?;
-        self.0.write_all(&offset.to_le_bytes())
-    }
-
-    /// MariaDB's removal.
-    #[expect(clippy::missing_errors_doc, reason = "said at `payload`")]
-    pub fn remove(&mut self, path: &str) -> std::io::Result<()> {
-        self.start(0, b'D', path)
-    }
-
-    /// MariaDB's renaming.
-    #[expect(clippy::missing_errors_doc, reason = "said at `payload`")]
-    pub fn rename(&mut self, path: &str, to: &str) -> std::io::Result<()> {
-        self.start(0, b'R', path)?;
-        self.text(to)
     }
 }
