@@ -7,7 +7,7 @@
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{Credentials, Region};
+use aws_sdk_s3::config::{Builder, Credentials, Region, ResponseChecksumValidation};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
@@ -157,7 +157,9 @@ impl Bucket {
             )
             .load()
             .await;
-        Self { client: Client::new(&shared), name: name.to_owned() }
+        // Every object is read against a SHA-256 of ours; S3's own checksum of it, computed once more, would prove nothing further.
+        let config = Builder::from(&shared).response_checksum_validation(ResponseChecksumValidation::WhenRequired).build();
+        Self { client: Client::from_conf(config), name: name.to_owned() }
     }
 
     /// The bucket's name.
@@ -401,7 +403,8 @@ impl Upload {
     }
 
     /// Makes the object exist, unless the key is taken. `crc64nvme` and `size` are the whole object's; S3
-    /// refuses others. A reply that was lost is found again by looking: the same size and checksum is success.
+    /// refuses others. A reply that was lost is found again by looking: the same size and checksum is success. Where the
+    /// store keeps no checksum the size has to do, and the caller has to read the object back.
     ///
     /// # Errors
     /// `AlreadyExists`, `Mismatch`, `NotFound`, `AccessDenied`, `Unavailable`. The caller aborts the upload then.
@@ -427,7 +430,9 @@ impl Upload {
             Err(e) => self.bucket.sdk_error("complete upload of", &self.key, e),
         };
         match self.bucket.head(&self.key, None).await {
-            Ok(head) if head.size == size && head.crc64nvme.as_ref() == Some(&crc) => Ok(Stored { version_id: head.version_id }),
+            Ok(head) if head.size == size && head.crc64nvme.as_ref().is_none_or(|stored| *stored == crc) => {
+                Ok(Stored { version_id: head.version_id })
+            }
             _ => Err(error),
         }
     }

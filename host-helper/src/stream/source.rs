@@ -127,8 +127,7 @@ impl<R: Read> Source<R> {
     /// Follows one whole chunk, and keeps it if it is of a metadata file. Its CRC is checked by whoever compresses it.
     fn accept(&mut self, bytes: &[u8], at: usize) -> Result<()> {
         let position = self.position + at as u64;
-        let header = Header::parse(bytes).map_err(|e| malformed(position, e))?;
-        let Some(header) = header else { return Ok(()) };
+        let header = Header::parse_whole(bytes).map_err(|e| malformed(position, e))?;
         let chunk = Chunk { header, body: &bytes[header.len..] };
         self.tracker.chunk(&chunk).map_err(|e| malformed(position, e))?;
         if !METADATA_FILES.contains(&header.path) {
@@ -232,6 +231,10 @@ mod tests {
         }
         w.payload("big", 120_000, &vec![7; 200_000]).unwrap();
         w.end("big").unwrap();
+        w.payload("log", 0, b"0123").unwrap();
+        w.seek("log", 1).unwrap();
+        w.payload("log", 1, b"x").unwrap();
+        w.end("log").unwrap();
         w.remove("small3").unwrap();
         w.rename("small4", "small5").unwrap();
         w.payload("xtrabackup_info", 0, b"uuid =").unwrap();
@@ -258,7 +261,7 @@ mod tests {
             assert_eq!(seen.stream_bytes, bytes.len() as u64);
             assert_eq!(seen.last_file, "xtrabackup_info");
             assert_eq!(seen.metadata["xtrabackup_info"], b"uuid = 1\n");
-            assert_eq!(seen.files.len(), 40);
+            assert_eq!(seen.files.len(), 41);
             assert_eq!(seen.files[0].bytes, 320_000);
         }
     }

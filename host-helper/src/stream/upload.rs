@@ -397,16 +397,15 @@ fn bug(who: &str) -> Error {
 
 /// Aborts uploads, trying again: an orphan costs money until the bucket's lifecycle rule removes it.
 pub(super) async fn abort_all(objects: Vec<StagedObject>) {
-    for object in objects {
-        let mut tries = 0;
-        while let Err(error) = object.upload.abort().await {
-            tries += 1;
-            if tries == 3 {
-                let (key, upload_id) = (object.upload.key(), object.upload.id());
-                tracing::warn!(key, upload_id, %error, "an unfinished upload stays until the bucket's lifecycle rule removes it");
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(500 << tries)).await;
-        }
+    let aborts: JoinSet<()> = objects.into_iter().map(|object| abort(object.upload)).collect();
+    aborts.join_all().await;
+}
+
+async fn abort(upload: Upload) {
+    let Err(_) = upload.abort().await else { return };
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    if let Err(error) = upload.abort().await {
+        let (key, upload_id) = (upload.key(), upload.id());
+        tracing::warn!(key, upload_id, %error, "an unfinished upload stays until the bucket's lifecycle rule removes it");
     }
 }

@@ -182,21 +182,43 @@ fn path(bytes: &[u8]) -> Result<&str, Malformed> {
     }
 }
 
+/// Tells MariaDB's seek from Percona's sparse chunk, by what follows the path. A seek is an offset and then the next chunk (or,
+/// in `whole` chunks, the end); in a sparse chunk the upper half of the payload length, always zero, lies where the next
+/// chunk's magic would be.
+fn is_seek(rest: &[u8], whole: bool) -> Option<bool> {
+    match rest.get(8..12) {
+        Some(bytes) => Some(bytes != [0; 4]),
+        None => whole.then_some(rest.len() == 8),
+    }
+}
+
 impl<'a> Header<'a> {
     /// Reads the header that `bytes` begins with; `None` when more bytes are needed to tell.
     ///
     /// # Errors
     /// Whatever no further byte can mend.
     pub fn parse(bytes: &'a [u8]) -> Result<Option<Self>, Malformed> {
+        Self::parse_fields(bytes, false)
+    }
+
+    /// Reads the header that `bytes`, which end where a chunk ends, begin with.
+    ///
+    /// # Errors
+    /// As [`Self::parse`], or `Cut`.
+    pub fn parse_whole(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        Self::parse_fields(bytes, true)?.ok_or_else(|| Malformed::Cut("a chunk's header is incomplete".into()))
+    }
+
+    fn parse_fields(bytes: &'a [u8], whole: bool) -> Result<Option<Self>, Malformed> {
         let seen = bytes.len().min(MAGIC.len());
         if bytes[..seen] != MAGIC[..seen] {
             return Err(Malformed::Magic);
         }
-        Self::fields(Fields { rest: bytes, taken: 0 }).transpose()
+        Self::fields(Fields { rest: bytes, taken: 0 }, whole).transpose()
     }
 
     /// `None` stands for "more bytes are needed", so that `?` ends the reading of fields.
-    fn fields(mut f: Fields<'a>) -> Option<Result<Self, Malformed>> {
+    fn fields(mut f: Fields<'a>, whole: bool) -> Option<Result<Self, Malformed>> {
         macro_rules! valid {
             ($checked:expr) => {
                 match $checked {
@@ -224,9 +246,7 @@ impl<'a> Header<'a> {
                 let len = valid!(path_len(f.u32()?));
                 Op::Rename { to: valid!(path(f.bytes(len)?)) }
             }
-            // MariaDB's seek is an offset and then the next chunk; in Percona's sparse chunk the upper half of the
-            // payload length lies where that chunk's magic would be, and it is always zero.
-            b'S' if f.rest.get(8..12)? != [0u8; 4] => Op::Seek { offset: valid!(bounded("offset", f.u64()?, i64::MAX as u64)) },
+            b'S' if is_seek(f.rest, whole)? => Op::Seek { offset: valid!(bounded("offset", f.u64()?, i64::MAX as u64)) },
             _ => {
                 let pairs = if kind == b'S' { f.u32()? } else { 0 };
                 valid!(bounded("sparse map", pairs.into(), MAP_LIMIT.into()));
@@ -329,8 +349,7 @@ impl<'a> Iterator for Chunks<'a> {
         if self.0.is_empty() {
             return None;
         }
-        let parsed = Header::parse(self.0).and_then(|header| {
-            let header = header.ok_or_else(|| Malformed::Cut("a chunk's header is incomplete".into()))?;
+        let parsed = Header::parse_whole(self.0).and_then(|header| {
             let whole = self.0.split_at_checked(header.chunk_len());
             let (chunk, rest) = whole.ok_or_else(|| Malformed::Cut(format!("a chunk of {} is incomplete", header.path)))?;
             self.0 = rest;

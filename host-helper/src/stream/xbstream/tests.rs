@@ -128,8 +128,13 @@ fn only_chunks_that_do_not_commute_are_ordered() {
     for write in [|w| w.rewrite("a", 0, b"x"), |w| w.remove("a"), |w| w.rename("a", "b")] as [Write; 3] {
         assert!(ordered(write));
     }
+    // Alone, and followed by a chunk, which tells it from a sparse one.
     let seek = stream(&[|w| w.seek("a", 5), AE]);
-    assert!(Header::parse(&seek).unwrap().unwrap().is_ordered());
+    let alone = &seek[..14 + 1 + 8];
+    assert_eq!(Header::parse(alone), Ok(None));
+    for header in [Header::parse(&seek).unwrap().unwrap(), Header::parse_whole(alone).unwrap()] {
+        assert_eq!((header.op, header.len, header.is_ordered()), (Op::Seek { offset: 5 }, alone.len(), true));
+    }
 }
 
 proptest! {
