@@ -1,6 +1,6 @@
 //! Writes chunks below a directory, from several threads, and checks at the end that exactly the inventory is there.
 
-use super::xbstream::{Chunk, Op};
+use super::xbstream::{Chunk, Layout, Op};
 use crate::error::{Context, Error, Result};
 use highwater_core::Failure;
 use highwater_core::inventory::StreamFile;
@@ -61,7 +61,7 @@ impl Extractor {
                 if chunk.header.is_ordered() {
                     file.set_len(0).context(Failure::Resources, context)?;
                 }
-                let (writes, end) = chunk.layout().context(Failure::Damaged, context)?;
+                let Layout { writes, end } = chunk.layout().context(Failure::Damaged, context)?;
                 let mut written = 0;
                 for (offset, bytes) in &writes {
                     file.write_all_at(bytes, *offset).context(Failure::Resources, context)?;

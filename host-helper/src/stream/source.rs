@@ -200,6 +200,9 @@ mod tests {
     use super::super::xbstream::{Chunks, Writer};
     use super::*;
 
+    /// The bytes of each frame, and whether it is ordered.
+    type Frames = Vec<(Vec<u8>, bool)>;
+
     /// Gives its bytes in reads of `step` bytes.
     struct Dribble<'a>(&'a [u8], usize);
 
@@ -212,7 +215,7 @@ mod tests {
         }
     }
 
-    fn frames(bytes: &[u8], step: usize, frame_bytes: usize, cancel: &Cancel) -> Result<(Vec<(Vec<u8>, bool)>, Seen)> {
+    fn frames(bytes: &[u8], step: usize, frame_bytes: usize, cancel: &Cancel) -> Result<(Frames, Seen)> {
         let limits = Limits { frame_bytes, ..Limits::S3 };
         let mut source = Source::new(Dribble(bytes, step), limits, 0, Progress::begin("test", None), cancel.clone());
         let mut frames = Vec::new();

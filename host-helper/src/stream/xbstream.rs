@@ -281,6 +281,15 @@ impl<'a> Header<'a> {
     }
 }
 
+/// What a chunk writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout<'a> {
+    /// An offset in the file, and the bytes.
+    pub writes: Vec<(u64, &'a [u8])>,
+    /// Where the file stands after them.
+    pub end: u64,
+}
+
 /// One whole chunk.
 #[derive(Debug, Clone, Copy)]
 pub struct Chunk<'a> {
@@ -304,15 +313,15 @@ impl<'a> Chunk<'a> {
         if found == expected { Ok(()) } else { Err(Malformed::Crc { path: self.header.path.to_owned(), offset, expected, found }) }
     }
 
-    /// The writes this chunk asks for (an offset in the file, and the bytes), and where the file stands after them.
+    /// What this chunk writes.
     ///
     /// # Errors
     /// `Bounds` when a sparse map does not describe its payload.
-    pub fn layout(&self) -> Result<(Vec<(u64, &'a [u8])>, u64), Malformed> {
+    pub fn layout(&self) -> Result<Layout<'a>, Malformed> {
         let (mut at, pairs) = match self.header.op {
-            Op::Payload { offset, .. } => return Ok((vec![(offset, self.body)], offset + self.body.len() as u64)),
+            Op::Payload { offset, .. } => return Ok(Layout { writes: vec![(offset, self.body)], end: offset + self.body.len() as u64 }),
             Op::Sparse { offset, pairs, .. } => (offset, pairs),
-            _ => return Ok((Vec::new(), 0)),
+            _ => return Ok(Layout { writes: Vec::new(), end: 0 }),
         };
         let wrong = |value| Malformed::Bounds { path: self.header.path.to_owned(), what: "sparse map", value };
         let (map, mut data) = self.body.split_at_checked(pairs * 8).ok_or_else(|| wrong(pairs as u64))?;
@@ -327,7 +336,7 @@ impl<'a> Chunk<'a> {
             at += u64::from(len);
             data = rest;
         }
-        if data.is_empty() { Ok((writes, at)) } else { Err(wrong(data.len() as u64)) }
+        if data.is_empty() { Ok(Layout { writes, end: at }) } else { Err(wrong(data.len() as u64)) }
     }
 }
 

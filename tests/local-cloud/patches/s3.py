@@ -3,6 +3,7 @@
 - CRC32C and CRC64NVME by awscrt instead of pure Python
 - an upload that names no algorithm gets CRC64NVME, and PutObject's answer carries the checksum
 - a multipart CRC64NVME (or an upload that asks for FULL_OBJECT) is the whole object's, and says so
+- a range of a version named by its id is that range (206), not the whole object
 - SSE-KMS without a key id takes the account's aws/s3 key
 """
 
@@ -30,7 +31,7 @@ def install() -> None:
     for name, build in {
         "_put_object": _put_object, "_create_multipart_upload": _create_multipart_upload,
         "_complete_multipart_upload": _complete_multipart_upload, "_composite_checksum": _composite_checksum,
-        "_get_object_attributes": _get_object_attributes, "_resolve_sse_write_headers": _resolve_sse_write_headers,
+        "_get_object": _get_object, "_get_object_attributes": _get_object_attributes, "_resolve_sse_write_headers": _resolve_sse_write_headers,
         "_bucket_default_sse_headers": _bucket_default_sse_headers,
     }.items():
         replace(s3, name, build)
@@ -119,6 +120,23 @@ def _complete_multipart_upload(complete):
         return response
 
     return complete_multipart_upload
+
+
+def _get_object(get):
+    def get_object(bucket_name, key, headers, query_params=None):
+        status, reply, content = get(bucket_name, key, headers, query_params)
+        wanted = headers.get("range", "")
+        if status != 200 or not wanted or not s3._qp(query_params or {}, "versionId"):
+            return status, reply, content
+        found = s3._parse_range(wanted, len(content))
+        if found is None:
+            return s3._error("InvalidRange", "The requested range is not satisfiable", 416, f"/{bucket_name}/{key}")
+        start, end = found
+        ranged = {"Content-Range": f"bytes {start}-{end}/{len(content)}", "Content-Length": str(end - start + 1)}
+        kept = {name: value for name, value in reply.items() if not name.lower().startswith("x-amz-checksum-")}
+        return 206, {**kept, **ranged}, content[start:end + 1]
+
+    return get_object
 
 
 def _get_object_attributes(get):

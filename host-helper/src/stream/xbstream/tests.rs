@@ -28,9 +28,12 @@ const AE: Write = |w| w.end("d/a");
 const B0: Write = |w| w.payload("b", 0, b"b");
 const BE: Write = |w| w.end("b");
 
+/// What a case shows, the chunks, and the files with their sizes.
+type Leaves<'a> = (&'a str, &'a [Write], &'a [(&'a str, u64)]);
+
 #[test]
 fn what_a_stream_leaves_behind() {
-    let cases: &[(&str, &[Write], &[(&str, u64)])] = &[
+    let cases: &[Leaves<'_>] = &[
         ("files interleave", &[A0, B0, A4, BE, AE], &[("d/a", 6), ("b", 1)]),
         ("an empty file has an end only", &[AE], &[("d/a", 0)]),
         ("holes count", &[|w| w.sparse("d/a", 0, &[(100, 4), (50, 2)], b"aaaabb"), AE], &[("d/a", 156)]),

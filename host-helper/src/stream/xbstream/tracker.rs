@@ -38,7 +38,7 @@ impl Tracker {
         match header.op {
             Op::Ignored => {}
             Op::Payload { offset, .. } | Op::Sparse { offset, .. } => {
-                let end = chunk.layout()?.1;
+                let end = chunk.layout()?.end;
                 let file = self.opened(header.path, header.rewrite)?;
                 if file.position != offset {
                     let expected = file.position;
