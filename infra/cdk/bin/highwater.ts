@@ -1,0 +1,20 @@
+// Synthesises the stack: -c config=FILE (default highwater.yaml), -c artifacts=DIR (default ../../target/lambda).
+
+import { App, Validations } from "aws-cdk-lib";
+import { AwsSolutionsChecks } from "cdk-nag";
+import { ConfigError, loadConfig } from "../lib/config.ts";
+import { HighwaterStack } from "../lib/stack.ts";
+
+const app = new App({ context: { "@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": true }, analyticsReporting: false });
+const setting = (name: string, environment: string, absent: string) => (app.node.tryGetContext(name) as string | undefined) ?? process.env[environment] ?? absent;
+
+try {
+  const config = loadConfig(setting("config", "HIGHWATER_CONFIG", "highwater.yaml"));
+  new HighwaterStack(app, config.name, { config, artifacts: setting("artifacts", "HIGHWATER_ARTIFACTS", "../../target/lambda") });
+  Validations.of(app).addPlugins(new AwsSolutionsChecks(app, { verbose: true }));
+  app.synth();
+} catch (error) {
+  if (!(error instanceof ConfigError)) throw error;
+  console.error(error.message);
+  process.exit(1);
+}

@@ -1,0 +1,244 @@
+// The deployment's configuration: `highwater.yaml`, read into types. Every error names the line and what is accepted there.
+
+import { readFileSync } from "node:fs";
+import { isMap, isScalar, isSeq, LineCounter, type Node, parseDocument } from "yaml";
+
+/** One deployment. Its `name` prefixes every physical name, so that several live side by side in an account. */
+export interface Config {
+  name: string;
+  architecture: "x86_64" | "arm64";
+  /** E-mail addresses that are told of failures and approvals. */
+  notify: string[];
+  log_retention_days: number;
+  object_lock: { mode: "governance" | "compliance"; days: number };
+  network: { vpc_id: string; subnet_ids: string[]; s3_prefix_list_id: string; endpoint_security_group_id: string };
+  fleet_drill: { schedule?: string; timezone: string; concurrency: number };
+  approval: { expires_hours: number };
+  /** The root device of the drills' images: its volume is made as large as the plan needs. */
+  drill_root_device: string;
+  reconcile_schedule: string;
+  prune_schedule: string;
+  clusters: Record<string, ClusterConfig>;
+}
+
+/** One cluster. It is stored as the SSM parameter `/<name>/clusters/<cluster>`, which the functions read. */
+export interface ClusterConfig {
+  /** The primary: an EC2 instance id, or a hybrid node's. Promotions are approved for this host and no other. */
+  host: string;
+  backup: {
+    schedule: string;
+    timezone: string;
+    window_minutes: number;
+    strategy: "incremental" | "differential";
+    max_incrementals: number;
+    full_every_hours: number;
+    timeout_hours: number;
+    overdue_hours: number;
+  };
+  keep: { chains: number; daily: number; weekly: number; monthly: number };
+  drill: {
+    schedule?: string;
+    timezone: string;
+    window_minutes: number;
+    after_each_backup: boolean;
+    timeout_hours: number;
+    overdue_days: number;
+    image: string;
+    instance_types: string[];
+    /** TOML for the helper's `[drill]` section, given to the drill's instance as it is. */
+    checks: string;
+  };
+  promotion: { timeout_hours: number };
+}
+
+/** A configuration that cannot be used; the message has a line for each thing to mend. */
+export class ConfigError extends Error {}
+
+/** Run Command ends a script after at most 48 hours, whatever is asked for. */
+export const MAX_COMMAND_HOURS = 48;
+
+/** Reads and checks `path`. */
+export function loadConfig(path: string): Config {
+  return parseConfig(readFileSync(path, "utf8"), path);
+}
+
+/** Checks the text of a configuration; `path` is for the messages. */
+export function parseConfig(text: string, path: string): Config {
+  const lines = new LineCounter();
+  const document = parseDocument(text, { lineCounter: lines, uniqueKeys: true });
+  const problems: string[] = [];
+  const at = (offset: number) => `${path}:${lines.linePos(offset).line}`;
+  for (const error of document.errors) problems.push(`${at(error.pos[0])}: ${error.message.split("\n")[0]}`);
+  if (problems.length > 0) throw new ConfigError(problems.join("\n"));
+  const report = (node: Node | null, key: string, reason: string) => problems.push(`${at(node?.range?.[0] ?? 0)}: ${key}: ${reason}`);
+  const value = deployment(document.contents, "", report) as Config;
+  if (problems.length === 0) checkTogether(value, path, problems);
+  if (problems.length > 0) throw new ConfigError(problems.join("\n"));
+  return value;
+}
+
+/** Rules between keys. */
+function checkTogether(config: Config, path: string, problems: string[]): void {
+  const hosts = new Map<string, string>();
+  for (const [cluster, { host }] of Object.entries(config.clusters)) {
+    const other = hosts.get(host);
+    if (other !== undefined) problems.push(`${path}: clusters.${cluster}.host: ${host} is already the host of ${other}`);
+    hosts.set(host, cluster);
+  }
+}
+
+type Report = (node: Node | null, key: string, reason: string) => void;
+/** Reads one value, or reports why it cannot be read; what it returns after a report is never used. */
+type Reader = (node: Node | null, key: string, report: Report) => unknown;
+/** A key of a mapping: how its value is read, and what stands for it when it is absent (nothing: it must be there). */
+interface Field {
+  read: Reader;
+  absent?: { value: unknown };
+}
+
+const must = (read: Reader): Field => ({ read });
+const may = (read: Reader, value: unknown): Field => ({ read, absent: { value } });
+
+/** A mapping of exactly these keys. Absent as a whole, it has the defaults of its keys. */
+function mapping(fields: Record<string, Field>): Reader {
+  return (node, key, report) => {
+    if (!isMap(node)) return report(node, key || "the file", `must be a mapping with ${Object.keys(fields).join(", ")}`);
+    const result: Record<string, unknown> = {};
+    for (const pair of node.items) {
+      const name = isScalar(pair.key) ? String(pair.key.value) : "";
+      if (!(name in fields)) report(pair.key as Node, path(key, name), `is not known here; known are ${Object.keys(fields).join(", ")}`);
+    }
+    for (const [name, field] of Object.entries(fields)) {
+      const child = node.get(name, true) as Node | undefined;
+      if (child !== undefined) result[name] = field.read(child, path(key, name), report);
+      else if (field.absent) result[name] = field.absent.value;
+      else report(node, path(key, name), "is missing");
+    }
+    return result;
+  };
+}
+
+const path = (parent: string, name: string) => (parent ? `${parent}.${name}` : name);
+
+/** The values that a mapping has when nothing is written: every field of it must have a default. */
+function defaults(fields: Record<string, Field>): unknown {
+  return Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, field.absent?.value]));
+}
+
+function text(pattern: RegExp, example: string): Reader {
+  return (node, key, report) => {
+    if (isScalar(node) && typeof node.value === "string" && pattern.test(node.value)) return node.value;
+    return report(node, key, `must match ${pattern.source}, like ${example}`);
+  };
+}
+
+function integer(min: number, max: number): Reader {
+  return (node, key, report) => {
+    const value = isScalar(node) ? node.value : undefined;
+    if (typeof value === "number" && Number.isInteger(value) && value >= min && value <= max) return value;
+    return report(node, key, `must be a whole number from ${min} to ${max}`);
+  };
+}
+
+function oneOf(...accepted: (string | number | boolean)[]): Reader {
+  return (node, key, report) => {
+    if (isScalar(node) && accepted.includes(node.value as string)) return node.value;
+    return report(node, key, `must be one of ${accepted.join(", ")}`);
+  };
+}
+
+function list(item: Reader, min: number, max: number): Reader {
+  return (node, key, report) => {
+    if (!isSeq(node) || node.items.length < min || node.items.length > max) return report(node, key, `must be a list of ${min} to ${max}`);
+    return node.items.map((child, i) => item(child as Node, `${key}[${i}]`, report));
+  };
+}
+
+function timezone(node: Node | null, key: string, report: Report): unknown {
+  const value = isScalar(node) ? node.value : undefined;
+  try {
+    if (typeof value === "string") {
+      new Intl.DateTimeFormat("en", { timeZone: value });
+      return value;
+    }
+  } catch {
+    // Not a zone: reported below.
+  }
+  return report(node, key, "must be a time zone, like UTC or Europe/Berlin");
+}
+
+/** An EventBridge schedule. Its fields are checked by the service; here, that it is one of the two forms. */
+const schedule = text(/^(rate\([1-9][0-9]* (minute|hour|day)s?\)|cron\([^()\s]+( [^()\s]+){5}\))$/, "rate(1 hour) or cron(0 3 ? * SUN *)");
+const commandHours = integer(1, MAX_COMMAND_HOURS);
+
+const backup = {
+  schedule: must(schedule),
+  timezone: may(timezone, "UTC"),
+  window_minutes: may(integer(1, 1440), 15),
+  strategy: may(oneOf("incremental", "differential"), "incremental"),
+  max_incrementals: may(integer(0, 1000), 24),
+  full_every_hours: may(integer(1, 24 * 366), 7 * 24),
+  timeout_hours: may(commandHours, 12),
+  overdue_hours: may(integer(1, 24 * 366), 26),
+};
+const keep = { chains: may(integer(1, 1000), 2), daily: may(integer(0, 366), 7), weekly: may(integer(0, 520), 4), monthly: may(integer(0, 240), 6) };
+const drill = {
+  schedule: may(schedule, undefined),
+  timezone: may(timezone, "UTC"),
+  window_minutes: may(integer(1, 1440), 60),
+  after_each_backup: may(oneOf(true, false), false),
+  timeout_hours: may(commandHours, 8),
+  overdue_days: may(integer(1, 366), 35),
+  image: must(text(/^ami-[0-9a-f]{8,17}$/, "ami-0123456789abcdef0")),
+  instance_types: may(list(text(/^[a-z][a-z0-9-]*\.[a-z0-9-]+$/, "m7i.large"), 1, 10), ["m7i.large", "m6i.large"]),
+  checks: may(text(/^[^]{0,3000}$/, "[[drill.assert]] tables in TOML"), ""),
+};
+const promotion = { timeout_hours: may(commandHours, 24) };
+
+const cluster = mapping({
+  host: must(text(/^(i|mi)-[0-9a-f]{8,17}$/, "i-0123456789abcdef0")),
+  backup: must(mapping(backup)),
+  keep: may(mapping(keep), defaults(keep)),
+  drill: must(mapping(drill)),
+  promotion: may(mapping(promotion), defaults(promotion)),
+});
+
+const CLUSTER_ID = /^[a-z][a-z0-9-]{0,39}$/;
+
+function clusters(node: Node | null, key: string, report: Report): unknown {
+  if (!isMap(node) || node.items.length === 0) return report(node, key, "must be a mapping from cluster ids to clusters, with at least one");
+  const result: Record<string, unknown> = {};
+  for (const pair of node.items) {
+    const id = isScalar(pair.key) ? String(pair.key.value) : "";
+    if (!CLUSTER_ID.test(id)) report(pair.key as Node, path(key, id), `is not a cluster id: it must match ${CLUSTER_ID.source}`);
+    result[id] = cluster(pair.value as Node | null, path(key, id), report);
+  }
+  return result;
+}
+
+const objectLock = { mode: may(oneOf("governance", "compliance"), "governance"), days: may(integer(1, 3650), 14) };
+const fleetDrill = { schedule: may(schedule, undefined), timezone: may(timezone, "UTC"), concurrency: may(integer(1, 40), 4) };
+const approval = { expires_hours: may(integer(1, 24 * 14), 24) };
+
+const deployment = mapping({
+  // 16 characters, so that the longest role name, <name>-drill-<cluster>, fits IAM's 64.
+  name: may(text(/^[a-z][a-z0-9-]{0,15}$/, "highwater"), "highwater"),
+  architecture: may(oneOf("x86_64", "arm64"), "x86_64"),
+  notify: may(list(text(/^[^\s@]+@[^\s@]+$/, "dba@example.com"), 0, 20), []),
+  log_retention_days: may(oneOf(7, 14, 30, 60, 90, 180, 365, 731, 1827, 3653), 90),
+  object_lock: may(mapping(objectLock), defaults(objectLock)),
+  network: must(
+    mapping({
+      vpc_id: must(text(/^vpc-[0-9a-f]{8,17}$/, "vpc-0123456789abcdef0")),
+      subnet_ids: must(list(text(/^subnet-[0-9a-f]{8,17}$/, "subnet-0123456789abcdef0"), 1, 10)),
+      s3_prefix_list_id: must(text(/^pl-[0-9a-f]{8,17}$/, "pl-6da54004")),
+      endpoint_security_group_id: must(text(/^sg-[0-9a-f]{8,17}$/, "sg-0123456789abcdef0")),
+    }),
+  ),
+  fleet_drill: may(mapping(fleetDrill), defaults(fleetDrill)),
+  approval: may(mapping(approval), defaults(approval)),
+  drill_root_device: may(text(/^\/dev\/[a-z0-9]+$/, "/dev/xvda"), "/dev/xvda"),
+  reconcile_schedule: may(schedule, "rate(5 minutes)"),
+  prune_schedule: may(schedule, "rate(1 day)"),
+  clusters: must(clusters),
+});

@@ -1,0 +1,122 @@
+// What runs on EC2: the policy of DB hosts, and the role, network and launch template of drill instances (I7).
+
+import type { CfnTag } from "aws-cdk-lib";
+import { CfnLaunchTemplate, CfnSecurityGroup } from "aws-cdk-lib/aws-ec2";
+import { CfnInstanceProfile, ServicePrincipal } from "aws-cdk-lib/aws-iam";
+import { Construct } from "constructs";
+import type { Config } from "./config.ts";
+import { type Names, TAG } from "./names.ts";
+import { type Grant, keyGrant, policyOf, roleOf } from "./permissions.ts";
+import type { Storage } from "./storage.ts";
+
+/** `v1/<cluster>/<incarnation>/`, where backups lie; requests, drills and promotions have no such name. */
+export const INCARNATION = "????????T??????Z-????";
+
+/** DB hosts and drill instances. */
+export class Hosts extends Construct {
+  readonly launchTemplate: CfnLaunchTemplate;
+  /** The drills' security group. */
+  readonly groupId: string;
+
+  constructor(scope: Construct, id: string, config: Config, names: Names, storage: Storage) {
+    super(scope, id);
+    for (const cluster of Object.keys(config.clusters)) {
+      policyOf(this, `Host-${cluster}`, {
+        managedPolicyName: names.of(`host-${cluster}`),
+        description: `Attach to the role of the DB host of ${cluster}, beside AmazonSSMManagedInstanceCore; tag that role ${TAG.cluster}=${cluster}`,
+        grants: hostGrants(names, storage, cluster),
+      });
+      const role = roleOf(this, `Drill-${cluster}`, {
+        roleName: names.of(`drill-${cluster}`),
+        description: `Drill instances of ${cluster}: read that cluster, write its drill reports`,
+        assumedBy: new ServicePrincipal("ec2.amazonaws.com"),
+        grants: drillGrants(names, storage, cluster),
+        tags: { [TAG.cluster]: cluster, [TAG.purpose]: "drill" },
+      });
+      new CfnInstanceProfile(this, `DrillProfile-${cluster}`, { instanceProfileName: names.of(`drill-${cluster}`), roles: [role.roleName] });
+    }
+    const group = drillGroup(this, config, names);
+    this.groupId = group.attrGroupId;
+    this.launchTemplate = drillTemplate(this, config, names, storage, this.groupId);
+  }
+}
+
+function readCluster(names: Names, cluster: string): Grant[] {
+  return [
+    { sid: "ReadOwnCluster", why: `Requests, plans and data of ${cluster}.`, actions: ["s3:GetObject", "s3:GetObjectVersion"], resources: [names.objects(`v1/${cluster}/*`)] },
+    {
+      sid: "ListOwnCluster",
+      why: "Telling an object that is missing from one that is forbidden.",
+      actions: ["s3:ListBucket"],
+      resources: [names.bucketArn],
+      conditions: { StringLike: { "s3:prefix": `v1/${cluster}/*` } },
+    },
+  ];
+}
+
+const createAt = (names: Names, keys: string, why: string): Grant => ({
+  sid: "CreateObjects",
+  why: `${why} The bucket's policy refuses to overwrite.`,
+  actions: ["s3:PutObject", "s3:AbortMultipartUpload"],
+  resources: [names.objects(keys)],
+});
+
+function hostGrants(names: Names, storage: Storage, cluster: string): Grant[] {
+  return [
+    createAt(names, `v1/${cluster}/${INCARNATION}/*`, `Backups of ${cluster}.`),
+    ...readCluster(names, cluster),
+    keyGrant("UseDataKeyInS3", "Backups are encrypted; completing a multipart upload decrypts.", storage.dataKey.keyArn, "s3", ["kms:GenerateDataKey", "kms:Decrypt"]),
+  ];
+}
+
+function drillGrants(names: Names, storage: Storage, cluster: string): Grant[] {
+  return [
+    ...readCluster(names, cluster),
+    createAt(names, `v1/${cluster}/drills/*`, "The drill's report."),
+    keyGrant("UseDataKeyInS3", "Backups and reports are encrypted.", storage.dataKey.keyArn, "s3", ["kms:GenerateDataKey", "kms:Decrypt"]),
+    {
+      sid: "AnswerTheDrill",
+      why: "Heartbeats and the result go to the execution that waits; whoever answers needs its task token.",
+      actions: ["states:SendTaskHeartbeat", "states:SendTaskSuccess", "states:SendTaskFailure"],
+      resources: [names.machine("drill")],
+    },
+  ];
+}
+
+/** Nothing reaches a drill's instance, and it reaches S3's and Step Functions' endpoints only. */
+function drillGroup(scope: Construct, { network }: Config, names: Names): CfnSecurityGroup {
+  return new CfnSecurityGroup(scope, "DrillGroup", {
+    groupName: names.of("drill"),
+    groupDescription: "Highwater drills: nothing comes in; out to the endpoints only",
+    vpcId: network.vpc_id,
+    // Without a rule of its own, EC2 would let everything out.
+    securityGroupEgress: [
+      { ipProtocol: "tcp", fromPort: 443, toPort: 443, destinationPrefixListId: network.s3_prefix_list_id, description: "S3 gateway endpoint" },
+      { ipProtocol: "tcp", fromPort: 443, toPort: 443, destinationSecurityGroupId: network.endpoint_security_group_id, description: "Interface endpoints" },
+    ],
+    tags: tags(names),
+  });
+}
+
+/** Image, type, subnet, profile, user data and the volume's size come with each launch: they depend on cluster and plan. */
+function drillTemplate(scope: Construct, config: Config, names: Names, storage: Storage, groupId: string): CfnLaunchTemplate {
+  const ebs = { encrypted: true, kmsKeyId: storage.dataKey.keyArn, volumeType: "gp3", volumeSize: 100, deleteOnTermination: true };
+  return new CfnLaunchTemplate(scope, "DrillTemplate", {
+    launchTemplateName: names.of("drill"),
+    launchTemplateData: {
+      securityGroupIds: [groupId],
+      instanceInitiatedShutdownBehavior: "terminate",
+      disableApiTermination: false,
+      metadataOptions: { httpEndpoint: "enabled", httpTokens: "required", httpPutResponseHopLimit: 1, instanceMetadataTags: "disabled" },
+      blockDeviceMappings: [{ deviceName: config.drill_root_device, ebs }],
+      tagSpecifications: ["instance", "volume", "network-interface"].map((resourceType) => ({ resourceType, tags: tags(names) })),
+    },
+  });
+}
+
+function tags(names: Names): CfnTag[] {
+  return [
+    { key: TAG.deployment, value: names.deployment },
+    { key: TAG.purpose, value: "drill" },
+  ];
+}

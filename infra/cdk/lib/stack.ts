@@ -1,0 +1,55 @@
+// The one source of the stack.
+
+import { CfnOutput, Stack, type StackProps, Tags } from "aws-cdk-lib";
+import type { Construct } from "constructs";
+import type { Config } from "./config.ts";
+import { Documents } from "./documents.ts";
+import { Functions } from "./functions.ts";
+import { Hosts } from "./hosts.ts";
+import { Names, TAG } from "./names.ts";
+import { Storage } from "./storage.ts";
+import { Triggers } from "./triggers.ts";
+import { Watch } from "./watch.ts";
+import { Workflows } from "./workflows.ts";
+
+/** CloudFormation's limit for one stack. */
+const MAX_RESOURCES = 500;
+
+/** A deployment of Highwater. */
+export class HighwaterStack extends Stack {
+  readonly names: Names;
+
+  /** `artifacts` holds a directory for each function, with its `bootstrap` in it. */
+  constructor(scope: Construct, id: string, props: StackProps & { config: Config; artifacts: string }) {
+    const { config, artifacts, ...rest } = props;
+    super(scope, id, { description: "Highwater: proven backups of MySQL and MariaDB", ...rest });
+    const names = new Names(this, config.name);
+    this.names = names;
+    Tags.of(this).add(TAG.deployment, config.name);
+
+    const storage = new Storage(this, "Storage", config, names);
+    const hosts = new Hosts(this, "Hosts", config, names, storage);
+    new Documents(this, "Documents", names);
+    const functions = new Functions(this, "Functions", config, names, storage, hosts, artifacts);
+    new Workflows(this, "Workflows", config, names);
+    new Triggers(this, "Triggers", config, names, storage, functions);
+    new Watch(this, "Watch", config, names, storage, functions);
+
+    const output = (name: string, description: string, value: string) => new CfnOutput(this, name, { description, value });
+    output("Bucket", "Where backups lie", storage.bucket.bucketName);
+    output("Catalog", "The catalog's table", storage.table.tableName);
+    output("SigningKey", "Signs drill certificates; get its public half with kms get-public-key", storage.signingKey.keyArn);
+    output("ApprovalUrl", "Where promotions are asked for and decided", functions.approvalUrl.url);
+    output("DrillMachine", "Start it with {\"cluster\":\"…\"}", names.machine("drill"));
+    output("PromotionMachine", "Start it with {\"cluster\":\"…\"}", names.machine("restore-primary"));
+
+    this.node.addValidation({
+      validate: () => {
+        const resources = this.node.findAll().filter((c) => "cfnResourceType" in c).length;
+        return resources <= MAX_RESOURCES
+          ? []
+          : [`${Object.keys(config.clusters).length} clusters make ${resources} resources; a stack holds ${MAX_RESOURCES}: move clusters to a second file with another name`];
+      },
+    });
+  }
+}

@@ -1,0 +1,76 @@
+// The configuration is refused with the line and what is accepted there.
+
+import { readFileSync } from "node:fs";
+import { describe, expect, it } from "vitest";
+import { ConfigError, loadConfig, parseConfig } from "../lib/config.ts";
+import { clusterParameter } from "../lib/triggers.ts";
+import { EXAMPLE } from "./fixture.ts";
+
+const text = readFileSync(EXAMPLE, "utf8");
+/** The example with its first `from` replaced. */
+const edited = (from: string, to: string) => {
+  expect(text).toContain(from);
+  return text.replace(from, to);
+};
+const lineOf = (fragment: string, within: string) => within.slice(0, within.indexOf(fragment)).split("\n").length;
+const refusal = (yaml: string): string => {
+  try {
+    parseConfig(yaml, "highwater.yaml");
+  } catch (error) {
+    if (error instanceof ConfigError) return error.message;
+    throw error;
+  }
+  throw new Error("it was accepted");
+};
+
+describe("the configuration", () => {
+  it("of the example is accepted, with defaults for what it leaves out", () => {
+    const config = loadConfig(EXAMPLE);
+    expect(Object.keys(config.clusters)).toEqual(["orders", "billing-eu"]);
+    expect(config.clusters["billing-eu"]).toMatchObject({
+      backup: { timezone: "Europe/Berlin", window_minutes: 15, strategy: "differential", max_incrementals: 24, full_every_hours: 168, timeout_hours: 12 },
+      keep: { chains: 2, daily: 7, weekly: 4, monthly: 6 },
+      drill: { after_each_backup: false, timeout_hours: 8 },
+      promotion: { timeout_hours: 24 },
+    });
+    expect(config.approval.expires_hours).toBe(24);
+  });
+
+  it.each([
+    ["a value out of range", "timeout_hours: 12", "timeout_hours: 49", "clusters.orders.backup.timeout_hours: must be a whole number from 1 to 48"],
+    ["an unknown key", "strategy: incremental", "stratgy: incremental", "clusters.orders.backup.stratgy: is not known here; known are schedule"],
+    ["a wrong word", "strategy: incremental", "strategy: sometimes", "clusters.orders.backup.strategy: must be one of incremental, differential"],
+    ["a bad cluster id", "  billing-eu:", "  Billing_EU:", "clusters.Billing_EU: is not a cluster id"],
+    ["a host that is a shell word", "host: i-0123456789abcdef0", "host: $(reboot)", "clusters.orders.host: must match"],
+    ["no schedule at all", "schedule: rate(1 hour)", "schedule: hourly", "clusters.orders.backup.schedule: must match"],
+    ["a time zone nobody knows", "timezone: Europe/Berlin", "timezone: Europe/Bonn", "clusters.billing-eu.backup.timezone: must be a time zone"],
+    ["a text where a number belongs", "daily: 7", "daily: often", "clusters.orders.keep.daily: must be a whole number from 0 to 366"],
+    ["an image that is none", "image: ami-0fedcba9876543210", "image: latest", "clusters.billing-eu.drill.image: must match"],
+    ["a text where a mapping belongs", "object_lock:\n  mode: governance\n  days: 14", "object_lock: off", "object_lock: must be a mapping with mode, days"],
+  ])("refuses %s with its line", (_, from, to, expected) => {
+    const yaml = edited(from, to);
+    expect(refusal(yaml)).toContain(`highwater.yaml:${lineOf(to.split("\n")[0] ?? to, yaml)}: ${expected}`);
+  });
+
+  it("names what is missing", () => {
+    expect(refusal(edited("    host: i-0123456789abcdef0\n", ""))).toContain("clusters.orders.host: is missing");
+    expect(refusal(text.slice(0, text.indexOf("clusters:")))).toContain("clusters: is missing");
+    expect(refusal("")).toContain("must be a mapping with name,");
+  });
+  it("reports every mistake at once", () => {
+    expect(refusal(edited("daily: 7", "daily: x").replace("weekly: 4", "weekly: y")).split("\n")).toHaveLength(2);
+  });
+  it("is refused as YAML with the line, and keys given twice", () => {
+    expect(refusal(edited("  orders:", "  orders: [").concat("\n"))).toMatch(/^highwater\.yaml:\d+: /);
+    expect(refusal(edited("  billing-eu:", "  orders:"))).toMatch(/^highwater\.yaml:\d+: Map keys must be unique/);
+  });
+  it("gives no host to two clusters", () => {
+    expect(refusal(edited("host: i-0fedcba9876543210", "host: i-0123456789abcdef0"))).toContain("clusters.billing-eu.host: i-0123456789abcdef0 is already the host of orders");
+  });
+  it("is stored as one document for each cluster", () => {
+    const { clusters } = loadConfig(EXAMPLE);
+    const stored = JSON.parse(clusterParameter("orders", clusters.orders!));
+    expect(stored).toMatchObject({ format: "highwater.cluster.v1", cluster: "orders", host: "i-0123456789abcdef0", keep: { chains: 2 } });
+    expect(Object.keys(stored)).toEqual(["format", "cluster", "host", "backup", "keep", "drill", "promotion"]);
+  });
+});

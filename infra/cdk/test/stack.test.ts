@@ -1,0 +1,229 @@
+// The template's own promises, and cdk-nag's. What IAM allows is in access.test.ts.
+
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { App, Validations } from "aws-cdk-lib";
+import { Match } from "aws-cdk-lib/assertions";
+import { AwsSolutionsChecks } from "cdk-nag";
+import type { IConstruct } from "constructs";
+import { beforeAll, describe, expect, it } from "vitest";
+import { type Config, loadConfig } from "../lib/config.ts";
+import { FUNCTIONS } from "../lib/names.ts";
+import { HighwaterStack } from "../lib/stack.ts";
+import { EXAMPLE, named, plain, type Synthesised, synthesise, withArtifacts } from "./fixture.ts";
+
+let s: Synthesised;
+beforeAll(() => {
+  s = synthesise();
+});
+const has = (type: string, properties: object) => s.template.hasResourceProperties(type, properties);
+
+describe("cdk-nag", () => {
+  /** The checks, noting which acknowledgements they came to need. */
+  class Noting extends AwsSolutionsChecks {
+    readonly needed = new Set<string>();
+    // Private in its type, not in its class: there is no other way to see what an acknowledgement was for.
+    constructor() {
+      super();
+      const self = this as unknown as { isAcknowledged(resource: IConstruct, rule: string): boolean };
+      const original = self.isAcknowledged.bind(this);
+      self.isAcknowledged = (resource, rule) => {
+        const acknowledged = original(resource, rule);
+        if (acknowledged) this.needed.add(rule);
+        return acknowledged;
+      };
+    }
+  }
+  const acknowledgements = () =>
+    s.app.node
+      .findAll()
+      .flatMap((c) => c.node.metadata)
+      .filter((m) => m.type === Validations.ACKNOWLEDGED_RULES_METADATA_KEY)
+      .flatMap((m) => Object.entries(m.data as Record<string, string>))
+      .map(([id, reason]) => ({ id: id.replace(/^annotation::/i, ""), reason }));
+
+  it("finds nothing, and needs each acknowledgement, each of which has a reason", () => {
+    const checks = new Noting();
+    expect(checks.validateScope(s.app).violations.map((v) => `${v.ruleName} ${v.violatingResources[0]?.constructPath}`)).toEqual([]);
+    expect(new Set(acknowledgements().map((a) => a.id))).toEqual(checks.needed);
+    for (const { id, reason } of acknowledgements()) expect(reason.length, id).toBeGreaterThan(20);
+  });
+  it("would find something", () => {
+    const { app, stack } = synthesise();
+    stack.node.findChild("Storage").node.findChild("DeadLetters").node.tryRemoveChild("Policy");
+    expect(new AwsSolutionsChecks().validateScope(app).violations.map((v) => v.ruleName)).toEqual(["AwsSolutions-SQS4"]);
+  });
+  it("passes in the app itself, which writes the template that cfn-lint reads", () => {
+    withArtifacts((artifacts) => {
+      const out = new URL("../cdk.out", import.meta.url).pathname;
+      const run = spawnSync(process.execPath, ["--import", "tsx", "bin/highwater.ts"], {
+        cwd: new URL("..", import.meta.url).pathname,
+        env: { ...process.env, HIGHWATER_ARTIFACTS: artifacts, CDK_OUTDIR: out },
+        encoding: "utf8",
+      });
+      expect(run.stderr + run.stdout).toBe("");
+      expect(run.status).toBe(0);
+      expect(existsSync(`${out}/highwater.template.json`)).toBe(true);
+    });
+  });
+});
+
+describe("what is kept", () => {
+  it("lies in a versioned, locked, encrypted, private bucket", () => {
+    has("AWS::S3::Bucket", {
+      VersioningConfiguration: { Status: "Enabled" },
+      ObjectLockEnabled: true,
+      ObjectLockConfiguration: { ObjectLockEnabled: "Enabled", Rule: { DefaultRetention: { Mode: "GOVERNANCE", Days: 14 } } },
+      BucketEncryption: { ServerSideEncryptionConfiguration: [{ BucketKeyEnabled: true, ServerSideEncryptionByDefault: { SSEAlgorithm: "aws:kms" } }] },
+      PublicAccessBlockConfiguration: { BlockPublicAcls: true, BlockPublicPolicy: true, IgnorePublicAcls: true, RestrictPublicBuckets: true },
+    });
+  });
+  it("loses orphaned uploads after every running one has ended, and no version to a lifecycle rule", () => {
+    const rules = named(s.template, "AWS::S3::Bucket", "BucketName", "highwater-111122223333-eu-west-1").Properties.LifecycleConfiguration.Rules;
+    const days = rules.map((r: any) => r.AbortIncompleteMultipartUpload?.DaysAfterInitiation).filter(Boolean);
+    expect(days).toEqual([3]);
+    for (const rule of rules) for (const key of ["ExpirationInDays", "NoncurrentVersionExpiration", "Transitions"]) expect(rule[key]).toBeUndefined();
+  });
+  it("outlives the stack", () => {
+    for (const type of ["AWS::S3::Bucket", "AWS::DynamoDB::Table", "AWS::KMS::Key"]) {
+      for (const resource of Object.values(s.template.findResources(type))) expect([resource.DeletionPolicy, resource.UpdateReplacePolicy], type).toEqual(["Retain", "Retain"]);
+    }
+  });
+  it("is catalogued in a protected table with recovery, expiry and the index of open operations", () => {
+    has("AWS::DynamoDB::Table", {
+      TableName: "highwater-catalog",
+      BillingMode: "PAY_PER_REQUEST",
+      DeletionProtectionEnabled: true,
+      PointInTimeRecoverySpecification: { PointInTimeRecoveryEnabled: true },
+      TimeToLiveSpecification: { AttributeName: "ttl", Enabled: true },
+      GlobalSecondaryIndexes: [Match.objectLike({ IndexName: "open", KeySchema: [{ AttributeName: "open", KeyType: "HASH" }, { AttributeName: "sk", KeyType: "RANGE" }] })],
+    });
+  });
+  it("is vouched for by a key that signs and does nothing else", () => has("AWS::KMS::Key", { KeySpec: "ECC_NIST_P256", KeyUsage: "SIGN_VERIFY" }));
+});
+
+describe("a drill's instance", () => {
+  it("has IMDSv2 with one hop, an encrypted volume, no inbound, and ends when it shuts down", () => {
+    const { LaunchTemplateData: data } = named(s.template, "AWS::EC2::LaunchTemplate", "LaunchTemplateName", "highwater-drill").Properties;
+    expect(data.MetadataOptions).toEqual({ HttpEndpoint: "enabled", HttpTokens: "required", HttpPutResponseHopLimit: 1, InstanceMetadataTags: "disabled" });
+    expect(data.BlockDeviceMappings[0].Ebs).toMatchObject({ Encrypted: true, DeleteOnTermination: true, KmsKeyId: "arn:aws:kms:eu-west-1:111122223333:key/data" });
+    expect(data.InstanceInitiatedShutdownBehavior).toBe("terminate");
+    for (const key of ["UserData", "KeyName", "NetworkInterfaces", "IamInstanceProfile"]) expect(data[key], key).toBeUndefined();
+    for (const { Tags } of data.TagSpecifications) expect(Tags).toContainEqual({ Key: "highwater:purpose", Value: "drill" });
+  });
+  it("reaches the endpoints and nothing else", () => {
+    const group = named(s.template, "AWS::EC2::SecurityGroup", "GroupName", "highwater-drill").Properties;
+    expect(group.SecurityGroupIngress).toBeUndefined();
+    expect(group.SecurityGroupEgress.map((e: any) => [e.FromPort, e.ToPort, e.CidrIp, e.DestinationPrefixListId ?? e.DestinationSecurityGroupId])).toEqual([
+      [443, 443, undefined, "pl-6da54004"],
+      [443, 443, undefined, "sg-0123456789abcdef0"],
+    ]);
+  });
+});
+
+describe("the functions", () => {
+  const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
+  const environment = (name: string) => Object.keys(named(s.template, "AWS::Lambda::Function", "FunctionName", `highwater-${name}`).Properties.Environment.Variables);
+
+  it("are eleven binaries on the plain runtime, each with a role and a log group of its own", () => {
+    const functions = Object.values(s.template.findResources("AWS::Lambda::Function")).map((f) => f.Properties);
+    expect(functions.map((f) => f.FunctionName).sort()).toEqual(FUNCTIONS.map((n) => `highwater-${n}`).sort());
+    for (const f of functions) expect(f).toMatchObject({ Handler: "bootstrap", Runtime: "provided.al2023", Architectures: ["x86_64"] });
+    for (const property of ["Role", "LoggingConfig"]) expect(new Set(functions.map((f) => JSON.stringify(f[property]))).size).toBe(FUNCTIONS.length);
+  });
+  it("get the environment that the README states, and no more", () => {
+    const common = environment("plan-restore");
+    expect(common).toEqual(["HIGHWATER_DEPLOYMENT", "HIGHWATER_CLUSTERS", "HIGHWATER_TABLE", "HIGHWATER_BUCKET"]);
+    for (const variable of common) expect(readme).toContain(`\`${variable}\``);
+    for (const name of FUNCTIONS) {
+      const row = readme.split("\n").find((line) => line.startsWith(`| \`${name}\` |`)) ?? "";
+      expect([...row.matchAll(/HIGHWATER_\w+/g)].map((m) => m[0]).sort(), name).toEqual(environment(name).filter((v) => !common.includes(v)).sort());
+    }
+  });
+  it("keep what they could not handle when an event called them", () => {
+    for (const name of ["start-backup", "finish-backup", "reconcile", "finish-promote", "prune"]) {
+      expect(named(s.template, "AWS::Lambda::Function", "FunctionName", `highwater-${name}`).Properties.DeadLetterConfig.TargetArn).toBe("arn:aws:sqs:eu-west-1:111122223333:highwater-dead-letters");
+    }
+  });
+  it("take decisions only from callers whom IAM vouches for", () => {
+    has("AWS::Lambda::Url", { AuthType: "AWS_IAM" });
+    s.template.resourceCountIs("AWS::Lambda::Url", 1);
+    for (const permission of Object.values(s.template.findResources("AWS::Lambda::Permission"))) expect(permission.Properties.Principal).toBe("events.amazonaws.com");
+  });
+});
+
+describe("what starts things", () => {
+  const schedule = (name: string) => named(s.template, "AWS::Scheduler::Schedule", "Name", name).Properties;
+
+  it("is a schedule for each cluster, in a flexible window, with its retries and its end", () => {
+    expect(schedule("backup-orders")).toMatchObject({
+      ScheduleExpression: "rate(1 hour)",
+      FlexibleTimeWindow: { Mode: "FLEXIBLE", MaximumWindowInMinutes: 15 },
+      Target: { Arn: "arn:aws:lambda:eu-west-1:111122223333:function:highwater-start-backup", Input: '{"cluster":"orders"}', RetryPolicy: { MaximumEventAgeInSeconds: 3600 } },
+    });
+    expect(schedule("backup-billing-eu")).toMatchObject({ ScheduleExpressionTimezone: "Europe/Berlin" });
+    expect(schedule("drill-orders")).toMatchObject({ Target: { Arn: "arn:aws:states:eu-west-1:111122223333:stateMachine:highwater-drill", Input: '{"cluster":"orders"}' } });
+    for (const { Properties } of Object.values(s.template.findResources("AWS::Scheduler::Schedule"))) {
+      const fixed = ["fleet-reconcile"].includes(Properties.Name);
+      expect(Properties.FlexibleTimeWindow.Mode, Properties.Name).toBe(fixed ? "OFF" : "FLEXIBLE");
+      expect(plain(Properties.Target.DeadLetterConfig.Arn, s.template)).toContain("dead-letters");
+    }
+  });
+  it("is each cluster's parameter, which is the document that the functions read", () => {
+    const value = JSON.parse(named(s.template, "AWS::SSM::Parameter", "Name", "/highwater/clusters/orders").Properties.Value);
+    expect(value).toMatchObject({ format: "highwater.cluster.v1", cluster: "orders" });
+  });
+  it("is the end of our commands, however it is spelt; of instances; and of executions that nobody cleaned up after", () => {
+    const rule = (name: string) => named(s.template, "AWS::Events::Rule", "Name", `highwater-${name}`).Properties.EventPattern;
+    expect(rule("backup-ended")).toMatchObject({ source: ["aws.ssm"], detail: { "document-name": ["highwater-backup"], status: [{ "anything-but": ["Pending", "InProgress", "Delayed", "Cancelling"] }] } });
+    expect(rule("promotion-ended").detail["document-name"]).toEqual(["highwater-promote", "highwater-resume", "highwater-rollback"]);
+    expect(rule("instance-ended").source).toEqual(["aws.ec2"]);
+    expect(rule("execution-ended").detail.status).toEqual(["ABORTED", "TIMED_OUT", "FAILED"]);
+  });
+});
+
+describe("what calls a person", () => {
+  it("is alarms that all notify, by a topic that lets them; silence of reconcile is one", () => {
+    const alarms = Object.values(s.template.findResources("AWS::CloudWatch::Alarm")).map((a) => a.Properties);
+    for (const alarm of alarms) expect(alarm.AlarmActions, alarm.AlarmName).toHaveLength(1);
+    const breaching = alarms.filter((a) => a.TreatMissingData === "breaching").map((a) => a.AlarmName);
+    expect(breaching.sort()).toEqual(["highwater-backups-overdue", "highwater-drills-overdue"]);
+    has("AWS::SNS::TopicPolicy", { PolicyDocument: { Statement: Match.arrayWith([Match.objectLike({ Sid: "AlarmsMayNotify", Effect: "Allow" })]) } });
+    for (const { Metrics } of alarms) expect((Metrics ?? []).filter((m: any) => m.MetricStat).length).toBeLessThanOrEqual(10);
+  });
+});
+
+describe("the deployment", () => {
+  const many = (count: number): Config => {
+    const config = loadConfig(EXAMPLE);
+    const one = config.clusters.orders!;
+    config.clusters = Object.fromEntries(Array.from({ length: count }, (_, i) => [`c${i}`, { ...one, host: `i-${i.toString(16).padStart(8, "0")}` }]));
+    return config;
+  };
+  it("holds 60 clusters, and says what to do about too many", () => {
+    synthesise(many(60));
+    expect(() => synthesise(many(120))).toThrow(/a stack holds 500: move clusters to a second file/);
+  });
+  it("lives beside another one: every physical name carries the deployment's", () => {
+    const names = (name: string) => {
+      const { template } = synthesise({ ...loadConfig(EXAMPLE), name });
+      const values = Object.values(template.toJSON().Resources as Record<string, any>).flatMap(({ Type, Properties: p }) =>
+        Object.entries(p ?? {})
+          .filter(([key]) => /Name$/.test(key) && !["GroupName", "KeyName"].includes(key) || (key === "GroupName" && Type === "AWS::EC2::SecurityGroup"))
+          .map(([key, value]) => `${Type} ${key} ${JSON.stringify(value)}`),
+      );
+      return new Set(values);
+    };
+    const ours = names("highwater");
+    // A schedule's name is unique in its group, and the group carries the deployment's name.
+    const shared = [...names("second")].filter((name) => ours.has(name) && !name.startsWith("AWS::Scheduler::Schedule "));
+    expect(shared).toEqual([]);
+  });
+  it("is not synthesised without its binaries", () => {
+    const app = new App();
+    expect(() => new HighwaterStack(app, "x", { config: loadConfig(EXAMPLE), artifacts: "/nonexistent" })).toThrow(/start-backup holds no bootstrap: build the functions first/);
+  });
+  it("has a lock file that names no registry", () => {
+    expect(readFileSync(new URL("../package-lock.json", import.meta.url), "utf8")).not.toContain('"resolved"');
+  });
+});

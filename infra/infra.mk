@@ -1,0 +1,18 @@
+# The stack's checks: types, template assertions, cdk-nag, ASL, IAM, SSM documents, then cfn-lint on the template.
+# Needs Node 20 and Python 3.9; npm and pip install pinned versions. No credentials, no AWS.
+CDK := infra/cdk
+
+.PHONY: check-infra
+check-infra: $(CDK)/node_modules/.installed $(CDK)/.venv/.installed ## Types, policies, state machines, documents and template of infra/
+	cd $(CDK) && node_modules/.bin/tsc && CI=true node_modules/.bin/vitest run --silent=passed-only
+	bash -n infra/drill/user-data.sh
+	$(CDK)/.venv/bin/cfn-lint --config-file $(CDK)/.cfnlintrc.yaml $(CDK)/cdk.out/*.template.json
+
+$(CDK)/node_modules/.installed: $(CDK)/package-lock.json
+	cd $(CDK) && npm ci --silent --no-audit --no-fund
+	touch $@
+
+$(CDK)/.venv/.installed: $(CDK)/requirements.txt
+	python3 -m venv $(CDK)/.venv
+	$(CDK)/.venv/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
