@@ -4,11 +4,12 @@ CDK := infra/cdk
 
 .PHONY: check-infra
 check-infra: $(CDK)/node_modules/.installed $(CDK)/.venv/.installed ## Types, policies, state machines, documents and template of infra/
-	cd $(CDK) && node_modules/.bin/tsc && CI=true node_modules/.bin/vitest run --silent=passed-only
+	cd $(CDK) && node_modules/.bin/tsc && CI=true NO_COLOR=1 node_modules/.bin/vitest run --reporter=dot
 	bash -n infra/drill/user-data.sh
 	$(CDK)/.venv/bin/cfn-lint --config-file $(CDK)/.cfnlintrc.yaml $(CDK)/cdk.out/*.template.json
 
 $(CDK)/node_modules/.installed: $(CDK)/package-lock.json
+	@node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' || { echo 'infra/ needs Node 20 or newer: install it and run this again'; exit 1; }
 	cd $(CDK) && npm ci --silent --no-audit --no-fund
 	touch $@
 

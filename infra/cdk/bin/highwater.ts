@@ -5,7 +5,7 @@ import { AwsSolutionsChecks } from "cdk-nag";
 import { ConfigError, loadConfig } from "../lib/config.ts";
 import { HighwaterStack } from "../lib/stack.ts";
 
-const app = new App({ context: { "@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": true }, analyticsReporting: false });
+const app = new App({ analyticsReporting: false });
 const setting = (name: string, environment: string, absent: string) => (app.node.tryGetContext(name) as string | undefined) ?? process.env[environment] ?? absent;
 
 try {

@@ -23,6 +23,8 @@ export class HighwaterStack extends Stack {
   constructor(scope: Construct, id: string, props: StackProps & { config: Config; artifacts: string }) {
     const { config, artifacts, ...rest } = props;
     super(scope, id, { description: "Highwater: proven backups of MySQL and MariaDB", ...rest });
+    // The access logs' bucket takes them by its policy; its ACLs are off.
+    this.node.setContext("@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy", true);
     const names = new Names(this, config.name);
     this.names = names;
     Tags.of(this).add(TAG.deployment, config.name);

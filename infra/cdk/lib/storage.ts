@@ -1,6 +1,6 @@
 // What is kept: the bucket that holds every backup, the catalog, the keys, the queue of events nobody could handle, the topic.
 
-import { Aws, Duration, RemovalPolicy, Validations } from "aws-cdk-lib";
+import { Aws, Duration, RemovalPolicy } from "aws-cdk-lib";
 import { AttributeType, BillingMode, ProjectionType, Table } from "aws-cdk-lib/aws-dynamodb";
 import { AnyPrincipal, Effect, PolicyStatement, ServicePrincipal } from "aws-cdk-lib/aws-iam";
 import { Key, KeySpec, KeyUsage } from "aws-cdk-lib/aws-kms";
@@ -94,7 +94,6 @@ export class Storage extends Construct {
       lifecycleRules: [{ id: "forget-old-logs", expiration: Duration.days(365) }],
       removalPolicy: RemovalPolicy.RETAIN,
     });
-    Validations.of(logs).acknowledge({ id: "AwsSolutions-S1", reason: "It receives the access logs; logging its own would never end." });
 
     const period = Duration.days(config.object_lock.days);
     const bucket = new Bucket(this, "Backups", {

@@ -100,7 +100,7 @@ function people(scope: Construct, names: Names, storage: Storage, functions: Fun
       },
       { sid: "FindExecutions", why: "The machines and their executions.", actions: ["states:DescribeStateMachine", "states:ListExecutions"], resources: MACHINES.map((m) => names.machine(m)) },
       { sid: "ReadCatalog", why: "The operator's command reads it.", actions: ["dynamodb:GetItem", "dynamodb:Query"], resources: [storage.table.tableArn, `${storage.table.tableArn}/index/open`] },
-      { sid: "ReadClusters", why: "Configuration.", actions: ["ssm:GetParameter", "ssm:GetParametersByPath"], resources: [names.parameterArn, `${names.parameterArn}/*`] },
+      { sid: "ReadClusters", why: "The clusters' configuration: hosts, schedules, keep rules.", actions: ["ssm:GetParameter", "ssm:GetParametersByPath"], resources: [names.parameterArn, `${names.parameterArn}/*`] },
     ],
   });
   const decide = functions.get("decide-approval").functionArn;

@@ -34,7 +34,7 @@ export interface Synthesised {
 /** A stack of this configuration, and its template. */
 export function synthesise(config: Config = loadConfig(EXAMPLE)): Synthesised {
   return withArtifacts((artifacts) => {
-    const app = new App({ context: { "@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": true }, builtinCloudFormationValidation: false });
+    const app = new App({ builtinCloudFormationValidation: false });
     const stack = new HighwaterStack(app, config.name, { config, artifacts });
     return { app, stack, template: Template.fromStack(stack) };
   });

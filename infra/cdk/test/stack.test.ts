@@ -207,17 +207,19 @@ describe("the deployment", () => {
   it("lives beside another one: every physical name carries the deployment's", () => {
     const names = (name: string) => {
       const { template } = synthesise({ ...loadConfig(EXAMPLE), name });
-      const values = Object.values(template.toJSON().Resources as Record<string, any>).flatMap(({ Type, Properties: p }) =>
-        Object.entries(p ?? {})
-          .filter(([key]) => /Name$/.test(key) && !["GroupName", "KeyName"].includes(key) || (key === "GroupName" && Type === "AWS::EC2::SecurityGroup"))
-          .map(([key, value]) => `${Type} ${key} ${JSON.stringify(value)}`),
+      const values = Object.values(template.toJSON().Resources as Record<string, any>).flatMap(({ Type, Properties }) =>
+        Object.entries(Properties ?? {})
+          .filter(([key]) => /Name$/.test(key) && key !== "MetricName" && Type !== "AWS::Scheduler::Schedule")
+          .map(([key, value]) => `${Type} ${key} ${JSON.stringify(value)}`)
+          // A reference names another resource of the same stack.
+          .filter((each) => !/ \{"(Ref|Fn::GetAtt)"/.test(each)),
       );
       return new Set(values);
     };
     const ours = names("highwater");
-    // A schedule's name is unique in its group, and the group carries the deployment's name.
-    const shared = [...names("second")].filter((name) => ours.has(name) && !name.startsWith("AWS::Scheduler::Schedule "));
-    expect(shared).toEqual([]);
+    expect([...names("second")].filter((name) => ours.has(name))).toEqual([]);
+    // A schedule's name is unique in its group only.
+    for (const { Properties } of Object.values(s.template.findResources("AWS::Scheduler::Schedule"))) expect(s.template.toJSON().Resources[Properties.GroupName.Ref].Properties.Name).toBe("highwater");
   });
   it("is not synthesised without its binaries", () => {
     const app = new App();
