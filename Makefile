@@ -9,6 +9,7 @@ export HIGHWATER_TOOLS ?= $(CURDIR)/target/tools
 FAULTS := --features highwater-host/fault-injection
 
 -include tests/local-cloud/local-cloud.mk
+-include infra/infra.mk
 
 .PHONY: help
 help: ## This list
@@ -20,7 +21,7 @@ tools: ## Install MariaDB, local S3 servers and cargo tools, where missing
 	@$(MAKE) --no-print-directory --silent tools-emu
 
 .PHONY: check
-check: tools ## Formatting, lints, licences and sources of dependencies
+check: tools check-infra ## Formatting, lints, licences and sources of dependencies; the stack's checks
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(FAULTS) --quiet -- -D warnings
 	cargo deny --log-level error check bans licenses sources
