@@ -44,6 +44,8 @@ impl MariaDb {
         install.arg("--no-defaults").arg(format!("--datadir={}", server.datadir.display())).arg("--skip-test-db");
         install.arg("--auth-root-authentication-method=socket").arg(format!("--auth-root-socket-user={}", os_user()));
         install.args(options.iter().filter(|o| o.starts_with("innodb-")).map(|o| format!("--{o}")));
+        // A server that starts removes the temporary tables of every other in the same tmpdir.
+        install.arg(format!("--tmpdir={}", server.scratch.path().display()));
         if is_root() {
             install.arg("--user=mysql");
         }
@@ -75,7 +77,7 @@ impl MariaDb {
         let datadir = datadir.map_or_else(|| scratch.join("data"), Path::to_owned);
         let dir = scratch.path().display();
         let mut cnf = format!(
-            "[mysqld]\ndatadir={}\nsocket={dir}/server.sock\npid-file={dir}/server.pid\nlog-error={dir}/error.log\n",
+            "[mysqld]\ndatadir={}\ntmpdir={dir}\nsocket={dir}/server.sock\npid-file={dir}/server.pid\nlog-error={dir}/error.log\n",
             datadir.display()
         );
         if is_root() {

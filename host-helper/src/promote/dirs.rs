@@ -210,7 +210,8 @@ pub(super) fn holders(dir: &Path) -> Result<Vec<Holder>> {
         }
         // Processes end while we look: what cannot be read is gone.
         let process = entry.path();
-        let works_here = fs::metadata(process.join("cwd")).is_ok_and(|d| (d.dev(), d.ino()) == identity);
+        let works_here = fs::metadata(process.join("cwd")).is_ok_and(|d| (d.dev(), d.ino()) == identity)
+            || fs::read_link(process.join("cwd")).is_ok_and(|d| d.starts_with(&prefix));
         let has_open = || {
             let links = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
             links.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|target| target.starts_with(&prefix))
