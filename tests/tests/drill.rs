@@ -1,8 +1,8 @@
 //! `drill`: passes on good data, fails on every kind of bad data with the check that is there for it, and lets nobody in.
 
+use highwater_core::Document;
 use highwater_core::Failure;
 use highwater_core::drill::{CheckKind, DrillReportV1, Outcome};
-use highwater_core::Document;
 use highwater_tests::{Backup, Host, Load, MariaDb, Output, PlanFile, Running, S3, processes_of, wait_for};
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -32,7 +32,8 @@ impl Subject {
         db.run("INSERT INTO shop.events (what) SELECT CONCAT('event ', seq) FROM shop.seq_1_to_500; UPDATE shop.customers SET note = 'x' WHERE id < 9");
         db.run("UPDATE shop.orders SET placed = UTC_TIMESTAMP(6) WHERE id = 1");
         // A write has to lie some seconds back before the source can say that a table was not written.
-        let settled = "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'shop' AND UPDATE_TIME > NOW() - INTERVAL 4 SECOND";
+        let settled =
+            "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'shop' AND UPDATE_TIME > NOW() - INTERVAL 4 SECOND";
         wait_for("quiet tables", || (db.value::<u64>(settled) == 0).then_some(()));
         let last = host.incremental(&full);
         Self { _db: db, s3, host, full, last }
@@ -75,7 +76,10 @@ fn a_good_restore_point_passes_and_leaves_nothing_but_its_report() {
     let mut subject = Subject::new(S3::start());
     let host = &mut subject.host;
     host.add("drill.assert", "name = \"orders\"\nsql = \"SELECT COUNT(*) FROM shop.orders\"\nexpect = \"2000\"");
-    host.add("drill.assert", "name = \"with\"\nsql = \"WITH q AS (SELECT MAX(id) m FROM shop.orders) SELECT m FROM q;\"\ncompare = \">=\"\nexpect = \"2000.0\"");
+    host.add(
+        "drill.assert",
+        "name = \"with\"\nsql = \"WITH q AS (SELECT MAX(id) m FROM shop.orders) SELECT m FROM q;\"\ncompare = \">=\"\nexpect = \"2000.0\"",
+    );
     host.add("drill.newest", "table = \"shop.orders\"\ncolumn = \"placed\"\nmax_age_s = 600");
     let plan = subject.plan();
     let output = subject.host.drill(&plan);
@@ -98,7 +102,11 @@ fn a_good_restore_point_passes_and_leaves_nothing_but_its_report() {
     for name in ["preflight", "fetch", "prepare", "apply", "start", "check", "stop"] {
         assert!(report.phases.iter().any(|p| p.name == name), "no phase {name}: {:?}", report.phases);
     }
-    let left: Vec<_> = fs::read_dir(subject.host.path("")).unwrap().map(|e| e.unwrap().file_name()).filter(|n| n.to_string_lossy().starts_with("drill-")).collect();
+    let left: Vec<_> = fs::read_dir(subject.host.path(""))
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .filter(|n| n.to_string_lossy().starts_with("drill-"))
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -110,10 +118,20 @@ fn every_kind_of_bad_data_fails_the_check_that_is_there_for_it() {
     let cases: [(&str, CheckKind, &str, Box<dyn Fn(&Path)>); 8] = [
         ("an emptied table", CheckKind::RowCount, "shop.events", Box::new(|d| with_server(d, "TRUNCATE shop.events"))),
         ("one row less", CheckKind::RowCount, "shop.orders", Box::new(|d| with_server(d, "DELETE FROM shop.orders WHERE id = 77"))),
-        ("one changed value", CheckKind::RowHash, "shop.customers", Box::new(|d| with_server(d, "UPDATE shop.customers SET note = 'y' WHERE id = 8"))),
+        (
+            "one changed value",
+            CheckKind::RowHash,
+            "shop.customers",
+            Box::new(|d| with_server(d, "UPDATE shop.customers SET note = 'y' WHERE id = 8")),
+        ),
         ("a missing table", CheckKind::Table, "shop.events", Box::new(|d| with_server(d, "DROP TABLE shop.events"))),
         ("a missing schema", CheckKind::Schema, "shop", Box::new(|d| with_server(d, "DROP DATABASE shop"))),
-        ("another engine", CheckKind::Table, "shop.events", Box::new(|d| with_server(d, "ALTER TABLE shop.events ROW_FORMAT=DEFAULT, ENGINE=Aria"))),
+        (
+            "another engine",
+            CheckKind::Table,
+            "shop.events",
+            Box::new(|d| with_server(d, "ALTER TABLE shop.events ROW_FORMAT=DEFAULT, ENGINE=Aria")),
+        ),
         ("a damaged page", CheckKind::CheckTable, "shop.orders", Box::new(|d| flip(&d.join("shop/orders.ibd"), 5 * 16384 + 5000))),
         ("old data", CheckKind::RestorePoint, "binlog position", Box::new(|d| replace(d, &old.join("data")))),
     ];
@@ -132,10 +150,14 @@ fn data_that_cannot_be_served_fails_the_drill() {
         ("a broken system tablespace", "log", Box::new(|d| fs::write(d.join("ibdata1"), vec![7u8; 12 << 20]).unwrap())),
         ("no redo log of its own", "log", Box::new(|d| fs::write(d.join("ib_logfile0"), vec![9u8; 12304]).unwrap())),
         // Trap 8: a server starts on it without complaint.
-        ("a full that was never prepared", "not prepared", Box::new(|d| {
-            let path = d.join("xtrabackup_checkpoints");
-            fs::write(&path, fs::read_to_string(&path).unwrap().replace("log-applied", "full-backuped")).unwrap();
-        })),
+        (
+            "a full that was never prepared",
+            "not prepared",
+            Box::new(|d| {
+                let path = d.join("xtrabackup_checkpoints");
+                fs::write(&path, fs::read_to_string(&path).unwrap().replace("log-applied", "full-backuped")).unwrap();
+            }),
+        ),
     ];
     for (what, found, change) in cases {
         let (output, report) = subject.drill_with(change);
@@ -168,7 +190,13 @@ fn an_assertion_that_does_not_hold_or_cannot_run_fails_and_none_can_write() {
         ("no-network", "SELECT @@skip_networking", "=", "1", true),
         ("no-binlog", "SELECT @@log_bin", "=", "0", true),
         ("no-file", "SELECT LOAD_FILE('/etc/passwd') IS NULL", "=", "1", true),
-        ("no-feedback", "SELECT COUNT(*) FROM information_schema.PLUGINS WHERE PLUGIN_NAME = 'FEEDBACK' AND PLUGIN_STATUS = 'ACTIVE'", "=", "0", true),
+        (
+            "no-feedback",
+            "SELECT COUNT(*) FROM information_schema.PLUGINS WHERE PLUGIN_NAME = 'FEEDBACK' AND PLUGIN_STATUS = 'ACTIVE'",
+            "=",
+            "0",
+            true,
+        ),
     ];
     for (name, sql, compare, expect, _) in cases {
         subject.host.add("drill.assert", &format!("name = {name:?}\nsql = {sql:?}\ncompare = {compare:?}\nexpect = {expect:?}"));

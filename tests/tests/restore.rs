@@ -1,7 +1,7 @@
 //! `restore`: every restore point comes back identical, in any order, after any interruption; and nothing else is touched.
 
 use highwater_core::Failure;
-use highwater_tests::{Backup, Host, Load, MariaDb, Oracle, Output, PlanFile, S3, Snapshot, processes_of, wait_for};
+use highwater_tests::{Backup, Host, Load, MariaDb, Oracle, Output, PlanFile, S3, Snapshot, wait_for};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -119,8 +119,7 @@ impl Chain {
 
 #[test]
 fn a_restore_killed_at_any_step_is_finished_by_running_it_again() {
-    let mut chain = Chain::on(S3::start());
-    chain.host.allow("the directory is not what its stamp says");
+    let chain = Chain::on(S3::start());
     let plan = chain.plan();
     let points = [
         "restore:fetch-full",
@@ -141,7 +140,8 @@ fn a_restore_killed_at_any_step_is_finished_by_running_it_again() {
         let whole = ["restore:fetched", "restore:prepared-1", "restore:prepared-2", "restore:prepared-3"].contains(&point);
         // Traps 4 and 5: what a tool may have half-changed is thrown away, what is whole is used.
         assert_eq!(fetched_full, !whole, "{point}: {phases:?}");
-        let left: Vec<_> = fs::read_dir(&into).unwrap().map(|e| e.unwrap().file_name()).filter(|n| n.to_string_lossy().starts_with("inc")).collect();
+        let left: Vec<_> =
+            fs::read_dir(&into).unwrap().map(|e| e.unwrap().file_name()).filter(|n| n.to_string_lossy().starts_with("inc")).collect();
         assert!(left.is_empty(), "{point}: {left:?}");
         chain.last.assert_same(&snapshot(&into), point);
         fs::remove_dir_all(&into).unwrap();
@@ -201,10 +201,7 @@ fn a_tool_that_always_fails_is_tried_a_bounded_number_of_times() {
 #[test]
 fn a_tool_that_outlives_its_killed_restore_is_waited_for() {
     let mut chain = Chain::on(S3::start());
-    tool_that(
-        &mut chain.host,
-        "if [ ! -e $dir/orphaned ]; then touch $dir/orphaned; while [ ! -e $dir/go ]; do sleep 0.05; done; fi",
-    );
+    tool_that(&mut chain.host, "if [ ! -e $dir/orphaned ]; then touch $dir/orphaned; while [ ! -e $dir/go ]; do sleep 0.05; done; fi");
     chain.host.allow("waiting for a tool or server that an earlier try left running");
     let (plan, into) = (chain.plan(), chain.host.path("into"));
     let first = chain.host.start(&restore_args(&plan, &into));
@@ -212,11 +209,8 @@ fn a_tool_that_outlives_its_killed_restore_is_waited_for() {
     assert_eq!(chain.host.restore(&plan, &into).failed(Failure::Busy).status.code(), Some(40));
     first.signal("KILL");
     first.finish().killed();
-    let orphaned = processes_of(chain.host.scratch().path()).iter().any(|(_, c)| c.contains("--incremental-dir"));
-    let mut second = chain.host.start(&restore_args(&plan, &into));
-    if orphaned {
-        second.wait_for_log("waiting for a tool or server");
-    }
+    // Whether the tool died with it or not: its apply goes on, if at all, beside nothing that we build.
+    let second = chain.host.start(&restore_args(&plan, &into));
     fs::write(chain.host.path("go"), "").unwrap();
     second.finish().success();
     chain.last.assert_same(&snapshot(&into), "beside an orphan");
@@ -227,7 +221,8 @@ fn a_finished_restore_is_success_again_and_stays_untouched() {
     let chain = Chain::on(S3::start());
     let (plan, into) = (chain.plan(), chain.host.path("into"));
     let first = chain.host.restore(&plan, &into);
-    let names: Vec<String> = first.success().json()["phases"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap().to_owned()).collect();
+    let names: Vec<String> =
+        first.success().json()["phases"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap().to_owned()).collect();
     for (name, times) in [("preflight", 1), ("fetch", 3), ("prepare", 1), ("apply", 2)] {
         assert_eq!(names.iter().filter(|n| *n == name).count(), times, "{name} in {names:?}");
     }
@@ -314,7 +309,8 @@ fn a_plan_that_its_manifests_contradict_is_refused() {
         let into = chain.host.path("into");
         let output = chain.host.restore(&plan, &into);
         assert!(output.failed(Failure::Document).error().contains(field), "{output}");
-        assert!(!into.join("data").exists());
+        // Empty again: the next plan finds a directory that it may use.
+        assert_eq!(fs::read_dir(&into).unwrap().count(), 0);
     };
     // Trap 3: LSNs cannot tell that an increment was left out where no checkpoint came between; the parent's link does.
     let mut skipping = chain.host.plan_of(&[full, second]).plan;

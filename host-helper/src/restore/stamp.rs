@@ -214,23 +214,18 @@ impl Workspace {
         Ok(())
     }
 
-    /// Gives the disk space of whatever cannot be resumed back.
+    /// After a failure: removes what cannot be resumed, to give its disk space back. If nothing can, the directory is left
+    /// empty, free for another plan.
     pub(crate) async fn give_back(&mut self, all_steps: usize) {
         let worthless = self.state().is_ok_and(|s| s.whole_steps(all_steps).is_none());
-        let mut cleaned = self.remove_incrementals().await;
-        if worthless {
-            cleaned = cleaned.and(remove(self.data()).await);
-        }
+        let cleaned = if worthless { self.clear().await } else { self.remove_incrementals().await };
         if let Err(error) = cleaned {
             tracing::warn!(error = error.chain(), "files of the failed restore stay");
         }
     }
 
-    /// Removes everything that is ours, and the directory if nothing else is in it.
-    ///
-    /// # Errors
-    /// `Resources`.
-    pub(crate) async fn remove_all(mut self) -> Result<()> {
+    /// Removes everything that is ours, the stamp last.
+    async fn clear(&mut self) -> Result<()> {
         if self.stamp.state != State::Fetching {
             self.set(State::Fetching)?;
         }
@@ -238,6 +233,15 @@ impl Workspace {
         for name in [DATA, SERVER, IN_USE, STAMP_NEW, STAMP] {
             remove(self.path.join(name)).await?;
         }
+        Ok(())
+    }
+
+    /// Removes everything that is ours, and the directory if nothing else is in it.
+    ///
+    /// # Errors
+    /// `Resources`.
+    pub(crate) async fn remove_all(mut self) -> Result<()> {
+        self.clear().await?;
         if let Err(error) = fs::remove_dir(&self.path) {
             // A mount point, or a directory into which somebody else put something.
             tracing::info!(dir = %self.path.display(), %error, "the emptied directory stays");
