@@ -2,6 +2,7 @@
 
 import base64
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -195,11 +196,29 @@ touch done
 
 
 def test_aws_sdk_finds_the_roles_credentials_by_itself(cloud):
-    import sys
-
     cloud.client("s3").create_bucket(Bucket="found", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     script = "import boto3; print(boto3.client('s3').list_buckets()['Buckets'][0]['Name'])"
     instance = cloud.instance(IamInstanceProfile={"Arn": profile(cloud)}, UserData=f"""#!/bin/sh
-AWS_REGION=eu-west-1 {sys.executable} -c "{script}" > seen 2>&1; touch done""")
+AWS_DEFAULT_REGION=eu-west-1 {sys.executable} -c "{script}" > seen 2>&1; touch done""")
     eventually(lambda: (home(cloud, instance) / "done").exists())
     assert (home(cloud, instance) / "seen").read_text() == "found\n"
+
+
+def test_role_of_an_instance_is_all_it_may_with_auth():
+
+    script = f"""#!/bin/sh
+export AWS_REGION=eu-west-1 AWS_DEFAULT_REGION=eu-west-1
+try() {{ {sys.executable} -c "import boto3; boto3.client('s3').$1" > /dev/null 2> $2 && echo yes > $2; }}
+try "put_object(Bucket='data', Key='own/a', Body=b'x')" own; try "put_object(Bucket='data', Key='other/a', Body=b'x')" other; touch done
+"""
+    cloud = Cloud("--auth")
+    try:
+        arn = profile(cloud)
+        cloud.client("iam").put_role_policy(RoleName="host", PolicyName="own", PolicyDocument=json.dumps({
+            "Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::data/own/*"}]}))
+        cloud.client("s3").create_bucket(Bucket="data", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        directory = home(cloud, cloud.instance(IamInstanceProfile={"Arn": arn}, UserData=script))
+        eventually(lambda: (directory / "done").exists())
+        assert (directory / "own").read_text() == "yes\n" and "AccessDenied" in (directory / "other").read_text()
+    finally:
+        cloud.stop()

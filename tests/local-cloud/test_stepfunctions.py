@@ -212,12 +212,14 @@ def children(cloud: Cloud, child: str) -> list[str]:
     return [e["status"] for e in cloud.client("stepfunctions").list_executions(stateMachineArn=child)["executions"]]
 
 
-def test_nested_execution_ends_with_its_parent(cloud):
+def test_nested_execution_ends_with_its_parent_and_tells_of_it(cloud):
     child, parent = nested(cloud)
+    events = cloud.inbox({"source": ["aws.states"], "detail": {"stateMachineArn": [child]}})
     run = start(cloud, parent)
     eventually(lambda: children(cloud, child) == ["RUNNING"])
     cloud.client("stepfunctions").stop_execution(executionArn=run)
     eventually(lambda: children(cloud, child) == ["ABORTED"])
+    eventually(lambda: [e["detail"]["status"] for e in events()] == ["RUNNING", "ABORTED"])
 
 
 def test_nested_execution_ends_with_the_task_that_timed_out(cloud):
@@ -245,6 +247,15 @@ def test_lost_reply_of_start_execution_leaves_the_execution(cloud):
     with pytest.raises(ClientError, match="reply was lost"):
         sfn.start_execution(**request)
     assert len(sfn.list_executions(stateMachineArn=arn)["executions"]) == 1
+
+
+def test_succeed_gives_its_jsonata_output(cloud):
+    states = {"P": {"Type": "Pass", "Assign": {"kept": "{% $states.input.a %}"}, "Output": "other", "Next": "End"},
+              "End": {"Type": "Succeed", "Output": "{% {'kept': $kept, 'input': $states.input} %}"}}
+    nested = {"All": {"Type": "Parallel", "End": True, "Branches": [{"StartAt": "P", "States": states}]}}
+    for top, name in ((states, "flat"), (nested, "nested")):
+        end = json.loads(ended(cloud, start(cloud, machine(cloud, top, name=name, QueryLanguage="JSONata"), a=1))["output"])
+        assert (end[0] if name == "nested" else end) == {"kept": 1, "input": "other"}
 
 
 def test_machines_reach_the_patched_services(cloud):

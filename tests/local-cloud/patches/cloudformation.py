@@ -5,7 +5,8 @@
   objects is not deleted, as on AWS
 - AWS::S3::BucketPolicy goes through PutBucketPolicy, which refuses what S3 refuses
 - AWS::DynamoDB::Table (and GlobalTable): TTL, point-in-time recovery; a protected table is not deleted
-- a property of these types that nobody applies fails the stack, an unknown type too
+- AWS::Lambda::Function: code that is not in its bucket fails the stack, not the first call
+- a bucket's property that nobody applies fails the stack, an unknown type too
 """
 
 import json
@@ -36,6 +37,8 @@ def install() -> None:
     handlers["AWS::S3::BucketPolicy"].update(create=_put_bucket_policy, update=_update_bucket_policy)
     for kind in ("AWS::DynamoDB::Table", "AWS::DynamoDB::GlobalTable"):
         _extend(handlers[kind], _create_table, _update_table, _delete_table)
+    function = handlers["AWS::Lambda::Function"]
+    function.update(create=_with_code(function["create"], 1), update=_with_code(function["update"], 2))
     handlers["AWS::SSM::Document"] = {"create": _create_document, "update": _update_document,
                                       "delete": _delete_document}
     handlers["AWS::CloudWatch::CompositeAlarm"] = {"create": _create_composite, "update": _update_composite,
@@ -235,6 +238,19 @@ def _configure_table(name: str, props: dict, old: dict) -> None:
     recovery = props.get("PointInTimeRecoverySpecification") or replica.get("PointInTimeRecoverySpecification") or {}
     _accepted(dynamodb._update_continuous_backups({"TableName": name, "PointInTimeRecoverySpecification": {
         "PointInTimeRecoveryEnabled": _true(recovery.get("PointInTimeRecoveryEnabled"))}}), "point-in-time recovery")
+
+
+# ---- functions
+
+def _with_code(apply, props_at: int):
+    def checked(*arguments, **named):
+        code = arguments[props_at].get("Code") or {}
+        bucket, key = code.get("S3Bucket"), code.get("S3Key")
+        if bucket and key not in (s3._buckets.get(bucket) or {"objects": {}})["objects"]:
+            raise ValueError(f"Error occurred while GetObject. S3 Error Code: NoSuchKey. s3://{bucket}/{key}")
+        return apply(*arguments, **named)
+
+    return checked
 
 
 # ---- documents

@@ -246,7 +246,7 @@ def _boot(instance_id: str, first: bool) -> None:
     while (code := running.wait(3600)) is None:
         pass
     host.user_data_exit = code
-    if code:
+    if code and instance["State"]["Name"] == "running":
         logger.warning("user data of %s ended with %s; see %s", instance_id, code, running.directory)
 
 

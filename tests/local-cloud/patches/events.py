@@ -16,7 +16,7 @@ import time
 
 from ministack.core.responses import request_scope
 
-from . import replace
+from . import owned, replace
 from .faults import faults
 from .settings import settings
 
@@ -31,8 +31,10 @@ _LOG_LIMIT = 10_000
 
 
 def install() -> None:
-    from ministack.services import eventbridge
+    from ministack.services import eventbridge, scheduler
 
+    owned(scheduler, "_SCHEDULE_TICK_INTERVAL")
+    scheduler._SCHEDULE_TICK_INTERVAL = 1  # the emulator looks every ten seconds what is due
     replace(eventbridge, "_dispatch_to_lambda", lambda _dispatch: _invoke_with_retries)
 
 

@@ -7,6 +7,8 @@
 - every attempt of a task has its own token; a token whose task is over answers TaskTimedOut
 - StopExecution, and the machine's time-out, end waiting tasks, Wait states, retry pauses and nested
   executions started with .sync
+- a nested execution's changes of status are events too
+- Output of a Succeed state in JSONata
 - MaxDelaySeconds of a retrier; waits of more than a minute between retries are not cut to one
 
 The engine runs an execution in threads of its own. Where it sleeps or blocks, ours ask `_Run` whether
@@ -74,7 +76,7 @@ def install() -> None:
         "_run_execution": _run_execution, "_fail_execution": _fail_execution, "_stop_execution": _stop_execution,
         "_execute_task": _execute_task, "_run_sub_machine": _run_sub_machine, "_scaled_sleep": _scaled_sleep,
         "_invoke_resource": _invoke_resource, "_invoke_with_callback": _invoke_with_callback,
-        "_find_matching_retrier": _find_matching_retrier, "_start_sync_execution": _start_sync_execution,
+        "_apply_output_path": _apply_output_path, "_find_matching_retrier": _find_matching_retrier, "_start_sync_execution": _start_sync_execution,
         "_send_task_success": _send_task, "_send_task_failure": _send_task, "_send_task_heartbeat": _send_task,
         "reset": _reset,
     }.items():
@@ -94,6 +96,8 @@ def _run_execution(run_execution):
             parent.children.append(exec_arn)
             if (nested := _nested.get()) is not None:
                 nested.append(exec_arn)
+            execution["sync"] = False  # an execution like any other: its changes of status are events
+            sfn._emit_execution_status_event(execution)
         token, timer = _current.set(current), _machine_timer(current)
         try:
             run_execution(exec_arn)
@@ -164,6 +168,17 @@ def _run_sub_machine(run_sub_machine):
         return run_sub_machine(states, start_at, input_data, execution, {**ctx})
 
     return run
+
+
+def _apply_output_path(apply):
+    """A Succeed state in JSONata gives its Output; the engine knows only the paths of JSONPath."""
+
+    def apply_output_path(state_def, data, ctx=None):
+        if state_def.get("Type") == "Succeed" and sfn._state_query_language(state_def, ctx) == "JSONata":
+            return sfn._apply_jsonata_output(state_def, data, ctx, default=data)
+        return apply(state_def, data, ctx)
+
+    return apply_output_path
 
 
 def _check() -> None:
