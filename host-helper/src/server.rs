@@ -17,6 +17,7 @@ use highwater_core::Failure;
 use highwater_core::identity::Vendor;
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, OptsBuilder, Row, Value};
+pub(crate) use privileges::required_privileges;
 pub use privileges::{MissingPrivilege, missing_privileges};
 pub use row_hash::{Column, literal, quoted, quoted_name, row_hash_sql};
 use std::fmt;

@@ -16,8 +16,8 @@ pub struct MissingPrivilege {
     pub fix: String,
 }
 
-/// All on `*.*`.
-fn required(vendor: Vendor) -> &'static [(&'static str, &'static str)] {
+/// What a backup needs, with what needs it; all on `*.*`.
+pub(crate) fn required_privileges(vendor: Vendor) -> &'static [(&'static str, &'static str)] {
     const SELECT: (&str, &str) = ("SELECT", "the inventory and the row counts that drills compare with");
     match vendor {
         Vendor::Mariadb => &[
@@ -41,7 +41,7 @@ fn required(vendor: Vendor) -> &'static [(&'static str, &'static str)] {
 pub fn missing_privileges(vendor: Vendor, grants: &[String], user: &str) -> Vec<MissingPrivilege> {
     let granted: Vec<String> = grants.iter().flat_map(|line| global_privileges(line)).collect();
     let holds = |name: &str| granted.iter().any(|g| g == name || g == "ALL PRIVILEGES" || g == "ALL" || synonym(name) == Some(g));
-    required(vendor)
+    required_privileges(vendor)
         .iter()
         .filter(|(name, _)| !holds(name))
         .map(|(name, why)| MissingPrivilege { name, why, fix: format!("GRANT {name} ON *.* TO {user};") })
