@@ -78,7 +78,7 @@ async fn dispatch(cli: &Cli) -> Result<()> {
     }
 }
 
-/// Says once what went wrong and what to do, and gives the exit code.
+/// Says once what went wrong and what to do, and gives the exit code. With `--json`, standard error is a JSON line, as the helper's.
 #[expect(clippy::print_stderr, reason = "this is where a command's error is shown")]
 fn report(error: &Error, json: bool) -> ExitCode {
     let Error { failure, message, hint, shown } = error;
@@ -87,6 +87,10 @@ fn report(error: &Error, json: bool) -> ExitCode {
             "error": failure, "message": message, "hint": hint, "retry": failure.retry(), "exit_code": failure.exit_code(),
         });
         println!("{body}");
+    }
+    if json {
+        eprintln!("{}", serde_json::json!({"level": "ERROR", "failure": failure, "message": message, "hint": hint}));
+        return ExitCode::from(failure.exit_code());
     }
     eprintln!("highwater: {failure}: {message}");
     if let Some(hint) = hint {
