@@ -255,6 +255,17 @@ fn runs(table: &FrameTable) -> Vec<Run> {
     runs
 }
 
+/// A worker that panics says so: otherwise its frame would be waited for for ever.
+struct TellOfPanic<'a>(&'a mpsc::UnboundedSender<Result<FrameDone>>);
+
+impl Drop for TellOfPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            drop(self.0.send(Err(bug())));
+        }
+    }
+}
+
 struct Worker {
     zstd: zstd::bulk::Decompressor<'static>,
     raw: Vec<u8>,
@@ -268,6 +279,7 @@ impl Worker {
     }
 
     fn run(&mut self, queue: &Mutex<std_mpsc::Receiver<Frame>>, report: &mpsc::UnboundedSender<Result<FrameDone>>) {
+        let _told = TellOfPanic(report);
         loop {
             let frame = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
             let Ok(frame) = frame else { return };
