@@ -28,7 +28,6 @@ fn a_full_and_an_incremental_under_load_are_sealed_with_their_inventory() {
 
     assert_eq!((full.manifest.from_lsn, incremental.manifest.from_lsn), (Lsn::ZERO, full.manifest.to_lsn));
     assert!(full.manifest.redo_bytes > 0 && full.manifest.binlog.is_some());
-    assert!(incremental.manifest.raw_bytes < full.manifest.raw_bytes);
     let inventory = inventory_of(&s3, &full.manifest);
     let still = inventory.tables.iter().find(|t| t.schema == "still").expect("the table that nobody writes to");
     let rows = still.rows.as_ref().expect("its rows were counted");
