@@ -106,6 +106,12 @@ impl Host {
         self.set("promote", "service", format!("{{ stop = {stop}, start = {start}, status = {status} }}"))
     }
 
+    /// Reaches the server as its root from now on: a promotion fences it, which a backup user may not.
+    pub fn as_root(&mut self, db: &MariaDb) -> &mut Self {
+        let path = db.root_defaults();
+        self.set("server", "defaults_file", quoted(&path))
+    }
+
     /// Allows a WARN line that contains `text` in the runs from now on. Say why beside the call.
     pub fn allow(&mut self, text: &str) -> &mut Self {
         self.allowed.push(text.to_owned());

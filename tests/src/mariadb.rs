@@ -211,9 +211,17 @@ impl MariaDb {
              GRANT RELOAD, PROCESS, BINLOG MONITOR ON *.* TO hw_backup@localhost;
              GRANT SELECT ON *.* TO hw_backup@localhost",
         );
-        let path = self.scratch.join("backup.cnf");
-        fs::write(&path, format!("[client]\nuser=hw_backup\npassword=\"correct horse\"\nsocket={}\n", self.socket().display()))
-            .expect("write the defaults file");
+        self.defaults("backup.cnf", "user=hw_backup\npassword=\"correct horse\"")
+    }
+
+    /// A 0600 defaults file that names the server's root, who is let in by the socket.
+    pub fn root_defaults(&self) -> PathBuf {
+        self.defaults("root.cnf", &format!("user={}", os_user()))
+    }
+
+    fn defaults(&self, name: &str, client: &str) -> PathBuf {
+        let path = self.scratch.join(name);
+        fs::write(&path, format!("[client]\n{client}\nsocket={}\n", self.socket().display())).expect("write the defaults file");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("protect the defaults file");
         path
     }

@@ -157,6 +157,7 @@ impl Demo {
             "--out",
             path(&approval),
         ]);
+        self.host.as_root(&self.db);
         let (_, took) = self.helper(&["promote", "--plan", path(&plan), "--approval", path(&approval), "--report", path(&report)]);
         let promoted = count(&self.db);
         assert!(promoted > 0, "the orders must be back");
