@@ -28,8 +28,16 @@ class Cloud:
         assert line, "the launcher did not start"
         self.ready = json.loads(line)
         self.endpoint = self.ready["endpoint"]
+        self.clients: dict = {}
 
     def client(self, service: str, **config):
+        if config:
+            return self._new_client(service, **config)
+        if service not in self.clients:
+            self.clients[service] = self._new_client(service)
+        return self.clients[service]
+
+    def _new_client(self, service: str, **config):
         return boto3.client(service, endpoint_url=self.endpoint, region_name="eu-west-1", aws_access_key_id="test",
                             aws_secret_access_key="test", config=Config(**{"retries": {"total_max_attempts": 1}, **config}))
 

@@ -12,8 +12,8 @@ def rule_for(cloud: Cloud, arn: str) -> None:
     events.put_targets(Rule="ours", Targets=[{"Id": "1", "Arn": arn}])
 
 
-def happen(cloud: Cloud) -> None:
-    cloud.client("events").put_events(Entries=[{"Source": "ours", "DetailType": "x", "Detail": "{}"}])
+def happen(cloud: Cloud, **detail) -> None:
+    cloud.client("events").put_events(Entries=[{"Source": "ours", "DetailType": "x", "Detail": json.dumps(detail)}])
 
 
 @pytest.mark.parametrize("failures, attempts, dead", [(1, 2, 0), (9, 3, 1)])
@@ -35,3 +35,14 @@ with open({str(tmp_path / "attempts")!r}, "a+") as log:
         eventually(lambda: sqs.receive_message(QueueUrl=queue).get("Messages"))
     else:
         assert not sqs.receive_message(QueueUrl=queue).get("Messages")
+
+
+@pytest.mark.parametrize("effect, calls", [("fail", 0), ("double", 2)])
+def test_an_event_for_a_function_gets_lost_or_doubled(cloud, tmp_path, effect, calls):
+    log = tmp_path / "calls"
+    rule_for(cloud, cloud.function("f", bootstrap(f'open({str(log)!r}, "a").write(event["detail"]["n"])')))
+    cloud.fault("lambda:Invoke", effect, match={"FunctionName": "f"}, times=1)
+    happen(cloud, n="1")
+    eventually(lambda: not calls or log.exists() and log.read_text() == "1" * calls)
+    happen(cloud, n="2")
+    eventually(lambda: log.exists() and log.read_text() == "1" * calls + "2")

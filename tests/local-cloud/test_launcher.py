@@ -1,5 +1,6 @@
 """The launcher itself: what it refuses, what it leaves behind, what it listens on."""
 
+import json
 import os
 import signal
 import subprocess
@@ -79,7 +80,7 @@ def test_native_lambda_runs_its_bootstrap_with_environment_and_error(cloud):
         'return {"name": os.environ["NAME"], "endpoint": os.environ["AWS_ENDPOINT_URL"], "got": event}'))
     client = cloud.client("lambda")
     reply = client.invoke(FunctionName="greeter", Payload=b'{"a":1}')
-    assert __import__("json").load(reply["Payload"]) == {"name": "greeter", "endpoint": cloud.endpoint, "got": {"a": 1}}
+    assert json.load(reply["Payload"]) == {"name": "greeter", "endpoint": cloud.endpoint, "got": {"a": 1}}
     failed = client.invoke(FunctionName="greeter", Payload=b'{"fail":1}')
     assert failed["FunctionError"] == "Unhandled" and b"KeyError" in failed["Payload"].read()
 

@@ -191,14 +191,8 @@ def test_stopped_task_closes_its_token(cloud):
     run = start(cloud, machine(cloud, {"Wait": waiting()}))
     (token,) = eventually(seen)
     sfn.stop_execution(executionArn=run)
-
-    def closed():
-        try:
-            sfn.send_task_heartbeat(taskToken=token)
-        except sfn.exceptions.TaskTimedOut:
-            return True
-
-    eventually(closed)
+    with pytest.raises(sfn.exceptions.TaskTimedOut):
+        sfn.send_task_heartbeat(taskToken=token)
 
 
 def nested(cloud: Cloud, **more) -> tuple[str, str]:
@@ -271,3 +265,12 @@ def test_machines_reach_the_patched_services(cloud):
     end = ended(cloud, start(cloud, machine(cloud, states, QueryLanguage="JSONata"), drill="d1"))
     assert (end["status"], end.get("output")) == ("SUCCEEDED", json.dumps([instance]))
     eventually(lambda: cloud.state(instance) == "terminated")
+
+
+@pytest.mark.parametrize("effect, calls, end", [
+    ("fail", 0, "TooManyRequests"), ("lose-reply", 1, "Lambda.Unknown"), ("double", 2, None), ("delay-reply", 1, None)])
+def test_a_machine_feels_a_fault_of_its_function(cloud, effect, calls, end):
+    seen = tokens(cloud)
+    cloud.fault("lambda:Invoke", effect, match={"FunctionName": "f"}, error="TooManyRequests", seconds=0.1)
+    done = ended(cloud, start(cloud, machine(cloud, {"Call": CALLS})))
+    assert done.get("error") == end and seen() == ["called"] * calls

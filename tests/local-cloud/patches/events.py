@@ -17,7 +17,7 @@ import time
 from ministack.core.responses import request_scope
 
 from . import owned, replace
-from .faults import faults
+from .faults import faults, invocation_of
 from .settings import settings
 
 logger = logging.getLogger("local-cloud.events")
@@ -45,7 +45,12 @@ def _invoke_with_retries(arn: str, payload: str) -> None:
     if not function or not config:
         return logger.warning("no function %s for an event", name)
     lambda_svc._LAMBDA_ASYNC_RETRY_BASE_SECONDS = settings.lambda_retry_s
-    lambda_svc.invoke_async_with_retry(lambda_svc._execution_record_for_config(function, config), json.loads(payload))
+    fault = faults.take("lambda:Invoke", invocation_of(arn))
+    effect = fault.effect if fault else ""
+    if effect == "delay-reply":
+        logger.warning("an asynchronous invocation of %s has no reply to delay", name)
+    for _ in range({"fail": 0, "double": 2}.get(effect, 1)):
+        lambda_svc.invoke_async_with_retry(lambda_svc._execution_record_for_config(function, config), json.loads(payload))
 
 
 def emit(scope: tuple[str, str], source: str, detail_type: str, detail: dict, resources: list[str]) -> None:

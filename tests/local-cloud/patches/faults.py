@@ -6,20 +6,25 @@ in the request or in the event's detail, its effect and how many times it strike
 effects on a call:   fail         refused with `error`; nothing was done
                      lose-reply   done, but the caller hears an internal error (an SDK will try again)
                      delay-reply  done, the answer comes `seconds` later: events may overtake it
+                     double       done twice; the caller gets the second answer
 effects on an event: lose, double, delay (`seconds`), hold (until released, see events.py)
+
+`lambda:Invoke` strikes wherever the call comes from: the API, a state machine (which sees Lambda.Unknown for a
+lost reply), a rule or a schedule (where `fail` means that the event never arrives).
 """
 
 import asyncio
 import json
 import threading
+import time
 from dataclasses import dataclass, field
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 from ministack.core.responses import error_response_json
 
 from . import replace
 
-CALL_EFFECTS = ("fail", "lose-reply", "delay-reply")
+CALL_EFFECTS = ("fail", "lose-reply", "delay-reply", "double")
 EVENT_EFFECTS = ("lose", "double", "delay", "hold")
 
 
@@ -96,9 +101,13 @@ def _query_call(_method, _path, _headers, body, query):
 
 
 def _lambda_call(method, path, _headers, _body, _query):
-    name = path.split("/functions/", 1)[-1].split("/", 1)[0]
     invoked = method == "POST" and path.endswith("/invocations")
-    return ("Invoke" if invoked else method), {"FunctionName": name.rsplit(":", 1)[-1] if ":function:" in name else name}
+    return ("Invoke" if invoked else method), invocation_of(unquote(path.split("/functions/", 1)[-1].split("/", 1)[0]))
+
+
+def invocation_of(function: str) -> dict:
+    """What a fault on `lambda:Invoke` matches: the function's name, however it was referred to."""
+    return {"FunctionName": function.rsplit(":function:", 1)[-1].split(":", 1)[0]}
 
 
 def _query_error(code, message, status):
@@ -120,6 +129,7 @@ def install() -> None:
         (ec2, "ec2", _query_call, _query_error),
     ):
         replace(module, "handle_request", lambda inner, s=service, p=parse, r=refuse: _guarded(inner, s, p, r))
+    replace(stepfunctions, "_call_lambda", _called_by_a_machine)
 
 
 def _guarded(inner, service, parse, refuse):
@@ -131,9 +141,31 @@ def _guarded(inner, service, parse, refuse):
         if fault.effect == "fail":
             return refuse(fault.error, fault.message, fault.status)
         reply = await inner(method, path, headers, body, query_params)
-        if fault.effect == "delay-reply":
-            await asyncio.sleep(fault.seconds)
-            return reply
-        return refuse("InternalError", "the reply was lost", 500)
+        if fault.effect == "lose-reply":
+            return refuse("InternalError", "the reply was lost", 500)
+        if fault.effect == "double":
+            return await inner(method, path, headers, body, query_params)
+        await asyncio.sleep(fault.seconds)
+        return reply
 
     return handle_request
+
+
+def _called_by_a_machine(call):
+    def call_lambda(function, event):
+        from ministack.services import stepfunctions
+
+        fault = faults.take("lambda:Invoke", invocation_of(function))
+        if fault is None:
+            return call(function, event)
+        if fault.effect == "fail":
+            raise stepfunctions._ExecutionError(fault.error, fault.message)
+        reply = call(function, event)
+        if fault.effect == "lose-reply":
+            raise stepfunctions._ExecutionError("Lambda.Unknown", "the reply was lost")
+        if fault.effect == "double":
+            return call(function, event)
+        time.sleep(fault.seconds)
+        return reply
+
+    return call_lambda

@@ -47,6 +47,7 @@ class _Run:
         self.execution = execution
         self.over = threading.Event()
         self.children: list[str] = []
+        self.tokens: set[str] = set()
 
     def check(self) -> None:
         if self.over.is_set():
@@ -54,13 +55,15 @@ class _Run:
 
     def end(self, status: str, event: str, details: dict) -> None:
         execution = self.execution
+        _closed_tokens.update(self.tokens)  # before anyone can see the end
         execution.update(status=status, stopDate=sfn.now_iso(), **details)
         sfn._add_event(execution, event, {f"{event[0].lower()}{event[1:]}EventDetails": details})
         sfn._emit_execution_status_event(execution)
         self.stop()
 
     def stop(self) -> None:
-        """Wake what waits, nested executions too."""
+        """Wake what waits, nested executions too; nobody can answer for it any more."""
+        _closed_tokens.update(self.tokens)
         self.over.set()
         _stop_all(self.children)
 
@@ -76,7 +79,8 @@ def install() -> None:
         "_run_execution": _run_execution, "_fail_execution": _fail_execution, "_stop_execution": _stop_execution,
         "_execute_task": _execute_task, "_run_sub_machine": _run_sub_machine, "_scaled_sleep": _scaled_sleep,
         "_invoke_resource": _invoke_resource, "_invoke_with_callback": _invoke_with_callback,
-        "_apply_output_path": _apply_output_path, "_find_matching_retrier": _find_matching_retrier, "_start_sync_execution": _start_sync_execution,
+        "_apply_output_path": _apply_output_path, "_find_matching_retrier": _find_matching_retrier,
+        "_start_sync_execution": _start_sync_execution,
         "_send_task_success": _send_task, "_send_task_failure": _send_task, "_send_task_heartbeat": _send_task,
         "reset": _reset,
     }.items():
@@ -288,6 +292,8 @@ def _invoke_with_callback(_invoke):
         heartbeat_s = (limits.get("HeartbeatSeconds") or FOREVER_S) * scale
         waiting = {"event": threading.Event(), "result": None, "error": None, "heartbeat": None}
         sfn._task_tokens[token] = waiting
+        if run is not None:
+            run.tokens.add(token)
         last_beat, seen = time.monotonic(), None
         try:
             sfn._invoke_resource(resource.replace(".waitForTaskToken", ""), input_data)
