@@ -8,6 +8,11 @@ check-infra: $(CDK)/node_modules/.installed $(CDK)/.venv/.installed ## Types, po
 	bash -n infra/drill/user-data.sh
 	$(CDK)/.venv/bin/cfn-lint --config-file $(CDK)/.cfnlintrc.yaml $(CDK)/cdk.out/*.template.json
 
+# Needs the template that check-infra writes.
+.PHONY: test-infra
+test-infra: check-infra tools-emu ## The template on the local cloud: it deploys, documents run, drills end what they began
+	PYTHONPATH=tests/local-cloud $(EMU)/bin/python -B -m pytest -q -p no:cacheprovider -p conftest --rootdir infra infra/test_deployed.py
+
 $(CDK)/node_modules/.installed: $(CDK)/package-lock.json
 	@node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' || { echo 'infra/ needs Node 20 or newer: install it and run this again'; exit 1; }
 	cd $(CDK) && npm ci --silent --no-audit --no-fund

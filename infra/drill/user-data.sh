@@ -7,7 +7,6 @@ set -uo pipefail
 
 readonly region='@REGION@' drill='@DRILL_URI@' plan_sha256='@PLAN_SHA256@'
 readonly boot_minutes='@BOOT_MINUTES@' max_minutes='@MAX_MINUTES@' heartbeat_seconds='@HEARTBEAT_SECONDS@' drill_id='@DRILL_ID@'
-readonly work=/var/lib/highwater-drill
 export AWS_REGION="$region" AWS_DEFAULT_REGION="$region" PATH="$PATH:/usr/local/bin"
 
 # Two clocks of the instance's own: one for the script, and the system's for a script that hangs.
@@ -19,7 +18,7 @@ fetch() { aws s3api get-object --bucket "$bucket" --key "$prefix/$1" "$2" >/dev/
 
 bucket=${drill#s3://}; prefix=${bucket#*/}; bucket=${bucket%%/*}
 # The isolated server runs as another user: it must get through this directory, but not read what lies in it.
-install -d -m 0711 "$work"
+work=$(mktemp -d "${TMPDIR:-/var/tmp}/highwater-drill.XXXXXX") && chmod 0711 "$work" || exit 1
 umask 077
 
 token=''
@@ -39,8 +38,9 @@ answer() { # answer success|failure, then the CLI's arguments
   return 1
 }
 
-imds=$(curl -sf --max-time 5 -X PUT http://169.254.169.254/latest/api/token -H 'X-aws-ec2-metadata-token-ttl-seconds: 300')
-host_id=$(curl -sf --max-time 5 -H "X-aws-ec2-metadata-token: $imds" http://169.254.169.254/latest/meta-data/instance-id)
+metadata=${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254}
+imds=$(curl -sf --max-time 5 -X PUT "${metadata%/}/latest/api/token" -H 'X-aws-ec2-metadata-token-ttl-seconds: 300')
+host_id=$(curl -sf --max-time 5 -H "X-aws-ec2-metadata-token: $imds" "${metadata%/}/latest/meta-data/instance-id")
 if [[ ! $host_id =~ ^i-[0-9a-f]+$ ]]; then
   answer failure --error Precondition --cause 'the instance metadata names no instance'
   exit 1
@@ -58,7 +58,12 @@ helper=$!
 refused=0
 while kill -0 "$helper" 2>/dev/null; do
   if aws stepfunctions send-task-heartbeat --task-token "$token"; then refused=0; else refused=$((refused + 1)); fi
-  if ((refused >= 5)); then log "drill $drill_id: nobody waits for it"; kill -TERM "$helper"; break; fi
+  if ((refused >= 5)); then
+    log "drill $drill_id: nobody waits for it"
+    kill -TERM "$helper"
+    wait "$helper"
+    exit 1
+  fi
   for ((i = 0; i < heartbeat_seconds; i++)); do kill -0 "$helper" 2>/dev/null || break; sleep 1; done
 done
 wait "$helper"

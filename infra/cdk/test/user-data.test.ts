@@ -1,7 +1,7 @@
 // The drill instance's script, run for real with fakes of what it calls: how it answers, and that it always shuts down.
 
 import { spawnSync } from "node:child_process";
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
@@ -27,14 +27,14 @@ afterEach(() => rmSync(directory, { recursive: true }));
 /** Runs the script; each fake writes its arguments to a log and does what `fakes` says, in bash. */
 function boot(fakes: Record<string, string>): { status: number | null; calls: string[] } {
   const log = join(directory, "log");
-  const all: Record<string, string> = { aws: AWS, "highwater-host": "exit 0", shutdown: "", logger: "", curl: 'case "$*" in *instance-id*) echo i-0abc;; *) echo t;; esac', sleep: "exec /bin/sleep 0.02", ...fakes };
+  const all: Record<string, string> = { aws: AWS, "highwater-host": "exit 0", shutdown: "", logger: "", curl: 'case "$*" in *instance-id*) echo i-0abc;; *) echo t;; esac', sleep: "exec /bin/sleep 0.02", mktemp: `mkdir -p ${directory}/work && echo ${directory}/work`, ...fakes };
   for (const [name, body] of Object.entries(all)) {
     const path = join(directory, "bin", name);
-    const quiet = name === "sleep" || name === "logger" ? "" : `printf '%s\\n' "${name} $*" >>'${log}'\n`;
+    const quiet = ["sleep", "logger", "mktemp"].includes(name) ? "" : `printf '%s\\n' "${name} $*" >>'${log}'\n`;
     writeFileSync(path, `#!/bin/bash\n${quiet}${body}\n`);
     chmodSync(path, 0o755);
   }
-  const script = template.replace(/@(\w+)@/g, (whole, key: string) => VALUES[key] ?? whole).replace("/var/lib/highwater-drill", join(directory, "work"));
+  const script = template.replace(/@(\w+)@/g, (whole, key: string) => VALUES[key] ?? whole);
   const run = spawnSync("bash", ["-c", script], { env: { PATH: `${join(directory, "bin")}:/usr/bin:/bin` }, encoding: "utf8", timeout: 30_000 });
   return { status: run.status, calls: readFileSync(log, "utf8").trim().split("\n") };
 }
@@ -64,6 +64,11 @@ describe("a drill's instance", () => {
     expect(calls.at(-1)).toBe("shutdown -h now");
     expect(readFileSync(join(directory, "work/host.toml"), "utf8")).toBe('host_id = "i-0abc"\ncluster = "orders"\n');
   });
+  it("lets the isolated server's user through its directory, and nobody else at what lies there", () => {
+    boot({});
+    const mode = (path: string) => (statSync(join(directory, path)).mode & 0o777).toString(8);
+    expect([mode("work"), mode("work/task-token"), mode("work/host.toml")]).toEqual(["711", "600", "600"]);
+  });
   it("leaves a failed check to the report", () => {
     expect(answers(boot({ "highwater-host": "exit 18" }).calls)[0]).toContain('send-task-success --task-token secret-token --task-output {"exit_code":18}');
   });
@@ -80,6 +85,7 @@ describe("a drill's instance", () => {
     const aws = `${AWS}\ncase "$*" in *heartbeat*) exit 254;; esac`;
     const { calls } = boot({ aws, "highwater-host": `trap 'echo "helper ended" >>"${directory}/log"; exit 44' TERM; for ((i = 0; i < 500; i++)); do /bin/sleep 0.05; done` });
     expect(calls).toContain("helper ended");
+    expect(answers(calls)).toEqual([]);
     expect(calls.at(-1)).toBe("shutdown -h now");
   });
   it("shuts down when its task never comes, or it cannot tell who it is", () => {
