@@ -59,7 +59,7 @@ fn a_repeated_request_is_done_once_and_another_request_may_not_take_its_id() {
     assert_eq!(again.success().json()["already_done"], true);
     assert_eq!(again.json()["manifest_sha256"], first.object.sha256.to_string());
     assert_eq!(host.keys_of(&request), keys);
-    request.created_at = request.created_at - SignedDuration::from_secs(1);
+    request.created_at -= SignedDuration::from_secs(1);
     let other = host.run(&["backup", "--request", host.write_request(&request).to_str().unwrap()]);
     assert!(other.failed(Failure::Document).error().contains("was made for another request"), "{other}");
 }

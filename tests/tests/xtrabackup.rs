@@ -15,7 +15,7 @@ fn tool() -> Tool {
 /// Streams a backup with the adapter's argv (pinned by its unit test) and extracts it to `scratch/name`.
 fn backup(db: &MariaDb, scratch: &Scratch, name: &str, from_lsn: Option<Lsn>) -> PathBuf {
     let (dir, work) = (scratch.join(name), scratch.join("work"));
-    [&dir, &work].map(|d| std::fs::create_dir_all(d).unwrap());
+    [&dir, &work].iter().for_each(|d| std::fs::create_dir_all(d).unwrap());
     let mut command = scratch.command(binary("fake_xtrabackup"));
     let defaults = format!("--defaults-file={}", db.backup_user().display());
     command.args([&defaults, "--backup", "--stream=xbstream"]).arg(format!("--target-dir={}", work.display())).arg("--parallel=2");
