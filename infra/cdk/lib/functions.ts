@@ -373,7 +373,7 @@ function launch(config: Config, names: Names, hosts: Hosts, storage: Storage): G
       sid: "PassDrillRole",
       why: "Drill roles, to EC2 only.",
       actions: ["iam:PassRole"],
-      resources: Object.keys(config.clusters).map((cluster) => names.role(`drill-${cluster}`)),
+      resources: [names.role("drill-*")],
       conditions: { StringEquals: { "iam:PassedToService": "ec2.amazonaws.com" } },
     },
     keyGrant("EncryptVolume", "EC2 encrypts the instance's volume with our key.", storage.dataKey.keyArn, "ec2", ["kms:GenerateDataKeyWithoutPlaintext", "kms:Decrypt", "kms:DescribeKey"]),

@@ -43,7 +43,8 @@ export class Triggers extends Construct {
       roleName: names.of("scheduler"),
       description: "Starts what this deployment's schedules start",
       assumedBy: new ServicePrincipal("scheduler.amazonaws.com", {
-        conditions: { StringEquals: { "aws:SourceAccount": Aws.ACCOUNT_ID }, ArnLike: { "aws:SourceArn": names.arn("scheduler", "schedule", `${names.deployment}/*`) } },
+        // Scheduler presents the group, never a schedule: a condition on schedules would let nothing start.
+        conditions: { StringEquals: { "aws:SourceAccount": Aws.ACCOUNT_ID, "aws:SourceArn": names.arn("scheduler", "schedule-group", names.deployment) } },
       }),
       grants: [
         {

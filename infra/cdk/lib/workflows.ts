@@ -36,7 +36,7 @@ export class Workflows extends Construct {
       // Execution data holds task tokens: it is not logged.
       const logGroup = new LogGroup(this, `${machine}-log`, { logGroupName: `/aws/vendedlogs/states/${names.of(machine)}`, retention: config.log_retention_days, removalPolicy: RemovalPolicy.DESTROY });
       const role = roleOf(this, `${machine}-role`, {
-        roleName: names.of(`${machine}-machine`),
+        roleName: names.of(`machine-${machine}`),
         description: `The state machine ${machine}`,
         assumedBy: new ServicePrincipal("states.amazonaws.com", { conditions: { StringEquals: { "aws:SourceAccount": Aws.ACCOUNT_ID } } }),
         grants: [...grants(machine, names), DELIVER_LOGS],

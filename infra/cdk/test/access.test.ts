@@ -145,7 +145,7 @@ describe("I7: the functions", () => {
   it("end only instances that are this deployment's drills", () => {
     const instance = "arn:aws:ec2:eu-west-1:111122223333:instance/i-0123456789abcdef0";
     const ours = { "ec2:ResourceTag/highwater:deployment": "highwater", "ec2:ResourceTag/highwater:purpose": "drill" };
-    for (const what of ["reconcile", "drill-machine"]) {
+    for (const what of ["reconcile", "machine-drill"]) {
       expect(can(inline(what), arn(what))("ec2:TerminateInstances", instance, ours), what).toBe(true);
       expect(can(inline(what), arn(what))("ec2:TerminateInstances", instance, { "ec2:ResourceTag/highwater:deployment": "highwater" }), what).toBe(false);
     }

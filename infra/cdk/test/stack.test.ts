@@ -169,6 +169,10 @@ describe("what starts things", () => {
       expect(plain(Properties.Target.DeadLetterConfig.Arn, s.template)).toContain("dead-letters");
     }
   });
+  it("trusts Scheduler for its own group, as Scheduler presents it", () => {
+    const trust = named(s.template, "AWS::IAM::Role", "RoleName", "highwater-scheduler").Properties.AssumeRolePolicyDocument.Statement;
+    expect(trust[0].Condition.StringEquals["aws:SourceArn"]).toBe("arn:aws:scheduler:eu-west-1:111122223333:schedule-group/highwater");
+  });
   it("is each cluster's parameter, which is the document that the functions read", () => {
     const value = JSON.parse(named(s.template, "AWS::SSM::Parameter", "Name", "/highwater/clusters/orders").Properties.Value);
     expect(value).toMatchObject({ format: "highwater.cluster.v1", cluster: "orders" });
@@ -197,11 +201,23 @@ describe("the deployment", () => {
   const many = (count: number): Config => {
     const config = loadConfig(EXAMPLE);
     const one = config.clusters.orders!;
-    config.clusters = Object.fromEntries(Array.from({ length: count }, (_, i) => [`c${i}`, { ...one, host: `i-${i.toString(16).padStart(8, "0")}` }]));
-    return config;
+    const hex = (i: number) => i.toString(16).padStart(17, "0");
+    const cluster = (i: number): Config["clusters"][string] => ({ ...one, host: `i-${hex(i)}`, drill: { ...one.drill, image: `ami-${hex(i)}` } });
+    config.clusters = Object.fromEntries(Array.from({ length: count }, (_, i) => [`c${i}`.padEnd(40, "x"), cluster(i)]));
+    return { ...config, name: "highwater-sixtee" };
   };
-  it("holds 60 clusters, and says what to do about too many", () => {
-    synthesise(many(60));
+  it("holds 60 clusters with the longest names within every limit, and says what to do about too many", () => {
+    const { template } = synthesise(many(60));
+    const size = (document: unknown) => JSON.stringify(plain(document, template)).length;
+    for (const { Properties: p } of Object.values(template.findResources("AWS::IAM::Role"))) {
+      expect(p.RoleName.length, p.RoleName).toBeLessThanOrEqual(64);
+      expect(size(p.Policies[0].PolicyDocument), p.RoleName).toBeLessThanOrEqual(10_240);
+    }
+    for (const { Properties: p } of Object.values(template.findResources("AWS::IAM::ManagedPolicy"))) expect(size(p.PolicyDocument), p.ManagedPolicyName).toBeLessThanOrEqual(6_144);
+    for (const { Properties: p } of Object.values(template.findResources("AWS::S3::BucketPolicy"))) expect(size(p.PolicyDocument)).toBeLessThanOrEqual(20_480);
+    for (const { Properties: p } of Object.values(template.findResources("AWS::Scheduler::Schedule"))) expect(p.Name.length).toBeLessThanOrEqual(64);
+    const roles = Object.values(template.findResources("AWS::IAM::Role")).map((r) => r.Properties.RoleName);
+    expect(new Set(roles).size).toBe(roles.length);
     expect(() => synthesise(many(120))).toThrow(/a stack holds 500: move clusters to a second file/);
   });
   it("lives beside another one: every physical name carries the deployment's", () => {
