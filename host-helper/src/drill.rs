@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-mod assertions;
+pub(crate) mod assertions;
 mod checks;
 mod report;
 mod server;

@@ -109,7 +109,7 @@ pub enum Refusal {
         finished_at: Timestamp,
     },
     /// Taken from another server, data directory or host than the rest of its incarnation.
-    #[error("the source is not the one of {since}: {}", list(differences))]
+    #[error("the source is not the one of {since}: {}", in_words(differences))]
     SourceChanged {
         /// The committed backup it was compared with.
         since: BackupId,
@@ -295,7 +295,8 @@ impl Aspect {
     }
 }
 
-pub(crate) fn list(differences: &[Difference]) -> String {
+/// Differences, for a sentence.
+pub fn in_words(differences: &[Difference]) -> String {
     differences.iter().map(|d| format!("{} was {}, is {}", d.what.words(), d.was, d.is)).collect::<Vec<_>>().join("; ")
 }
 

@@ -189,7 +189,7 @@ fn reason(
     if let Some(is) = facts.source {
         let differences = life_differences(&newest.manifest.source, is);
         if !differences.is_empty() {
-            return Reason::SourceChanged { differences: crate::chain::list(&differences) };
+            return Reason::SourceChanged { differences: crate::chain::in_words(&differences) };
         }
     }
     if facts.force == Force::NewIncarnation {
@@ -209,7 +209,7 @@ fn reason(
         return Reason::Forced;
     }
     if let Some(change) = facts.source.and_then(|is| series_difference(&chain.parent.manifest.source, is)) {
-        return Reason::ServerSeriesChanged { change: crate::chain::list(&[change]) };
+        return Reason::ServerSeriesChanged { change: crate::chain::in_words(&[change]) };
     }
     if let Some(is) = facts.tool.filter(|is| !same_tool(&chain.parent.manifest.tool, is)) {
         let was = &chain.parent.manifest.tool;

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::error::{Context, Error, Result};
 use crate::server::{Server, ServerFacts};
 use highwater_core::Failure;
+use highwater_core::chain::{in_words, life_differences, series_difference};
 use highwater_core::identity::{SourceIdentity, Vendor};
 use highwater_core::request::ParentState;
 use std::os::unix::fs::MetadataExt;
@@ -80,16 +81,10 @@ pub(crate) async fn check_continues(server: &mut Server, facts: &ServerFacts, no
     }
 }
 
-/// What differs between two identities, in words.
+/// What differs between two identities, in words: the rules that the catalog will hold the backup to.
 pub(crate) fn difference(then: &SourceIdentity, now: &SourceIdentity) -> Option<String> {
-    let checks = [
-        (then.host_id != now.host_id, "host", then.host_id.to_string(), now.host_id.to_string()),
-        (then.vendor != now.vendor, "family", format!("{:?}", then.vendor), format!("{:?}", now.vendor)),
-        (then.version.series() != now.version.series(), "release series", then.version.to_string(), now.version.to_string()),
-        (then.server_uid != now.server_uid, "server id", then.server_uid.clone(), now.server_uid.clone()),
-        (then.datadir_id != now.datadir_id, "data directory", then.datadir_id.clone(), now.datadir_id.clone()),
-    ];
-    checks.into_iter().find(|c| c.0).map(|(_, what, then, now)| format!("the {what} was {then} and is {now}"))
+    let differences: Vec<_> = life_differences(then, now).into_iter().chain(series_difference(then, now)).collect();
+    (!differences.is_empty()).then(|| in_words(&differences))
 }
 
 /// MariaDB's GTID positions list one GTID a domain, in no fixed order.
@@ -121,11 +116,11 @@ mod tests {
         };
         check(identity(), None);
         check(SourceIdentity { version: "10.11.20".parse().unwrap(), ..identity() }, None);
-        check(SourceIdentity { version: "11.4.2".parse().unwrap(), ..identity() }, Some("release series was 10.11.19 and is 11.4.2"));
+        check(SourceIdentity { version: "11.4.2".parse().unwrap(), ..identity() }, Some("server series was 10.11, is 11.4"));
         check(SourceIdentity { host_id: "db-2".parse().unwrap(), ..identity() }, Some("host was db-1"));
-        check(SourceIdentity { server_uid: "other".into(), ..identity() }, Some("server id"));
-        check(SourceIdentity { datadir_id: "12-35".into(), ..identity() }, Some("data directory was 12-34 and is 12-35"));
-        check(SourceIdentity { vendor: Vendor::Mysql, ..identity() }, Some("family"));
+        check(SourceIdentity { server_uid: "other".into(), ..identity() }, Some("server uid was uid, is other"));
+        check(SourceIdentity { datadir_id: "12-35".into(), ..identity() }, Some("data directory was 12-34, is 12-35"));
+        check(SourceIdentity { vendor: Vendor::Mysql, ..identity() }, Some("vendor"));
     }
 
     #[test]

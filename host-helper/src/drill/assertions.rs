@@ -65,7 +65,7 @@ fn judge_age(newest: Option<String>, age: Option<i64>, max_age_s: u64) -> Findin
 
 /// The one value of one SELECT, in a transaction that cannot write. As a derived table the parser itself refuses whatever
 /// is not one SELECT, and INTO with it; PREPARE refuses a second statement; two rows are enough to see that one is too many.
-async fn one_value(connection: &mut Server, sql: &str) -> Result<Option<String>> {
+pub(crate) async fn one_value(connection: &mut Server, sql: &str) -> Result<Option<String>> {
     let sql = sql.trim().trim_end_matches(';');
     let hex: String = format!("SELECT * FROM (\n{sql}\n) AS assertion LIMIT 2").bytes().map(|b| format!("{b:02x}")).collect();
     connection.run(&format!("SET @highwater_assertion = CONVERT(X'{hex}' USING utf8mb4)")).await?;
@@ -86,7 +86,7 @@ async fn one_value(connection: &mut Server, sql: &str) -> Result<Option<String>>
 }
 
 /// NULL is no value and equal to nothing, not even to another text than `expect`.
-fn judge(value: Option<String>, assertion: &Assertion) -> Finding {
+pub(crate) fn judge(value: Option<String>, assertion: &Assertion) -> Finding {
     let Some(value) = value else { return Err("NULL".into()) };
     let order = compare(&value, &assertion.expect);
     let holds = match assertion.compare {
@@ -113,7 +113,7 @@ fn compare(found: &str, expected: &str) -> Ordering {
     }
 }
 
-fn sign(compare: Compare) -> &'static str {
+pub(crate) fn sign(compare: Compare) -> &'static str {
     match compare {
         Compare::Equal => "=",
         Compare::NotEqual => "!=",
