@@ -6,13 +6,13 @@
 
 mod copy;
 pub(crate) mod identity;
-mod lock;
 mod preflight;
 mod seal;
 
 use crate::cli::load_document;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::lock::{HostLock, Scratch};
 use crate::signal::Cancel;
 use crate::stream::UploadOptions;
 use highwater_aws::s3::Bucket;
@@ -21,7 +21,6 @@ use highwater_core::manifest::ManifestV1;
 use highwater_core::request::BackupRequestV1;
 use highwater_core::{Failure, Sha256};
 use jiff::Timestamp;
-use lock::HostLock;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;
 use tracing::Instrument;
@@ -69,6 +68,7 @@ async fn make(args: &BackupArgs, request: &BackupRequestV1, request_sha256: Sha2
         ));
     }
     let lock = HostLock::take(&config.state_dir)?;
+    let scratch = Scratch::make(&lock, &config.state_dir)?;
     let bucket = Bucket::connect(&request.bucket).await;
     if let Some((manifest, sha256)) = phase("look for the backup", preflight::already_done(&bucket, request, request_sha256)).await? {
         return Ok(Made { manifest, sha256, already: true });
@@ -81,7 +81,7 @@ async fn make(args: &BackupArgs, request: &BackupRequestV1, request_sha256: Sha2
     let options = upload_options(args, request, config);
     let attempt = options.attempt;
     let (started_at, started) = (Timestamp::now(), Instant::now());
-    let staged = phase("stream", copy::copy(&ready, request, &bucket, options, (config, lock.scratch()), cancel)).await?;
+    let staged = phase("stream", copy::copy(&ready, request, &bucket, options, (config, scratch.path()), cancel)).await?;
     let finished_at = Timestamp::now();
 
     // From here on the uploads are whole: every way out publishes or aborts them.

@@ -19,3 +19,4 @@ pub mod promote;
 pub mod restore;
 
 mod crash;
+mod lock;

@@ -110,12 +110,15 @@ fn a_good_restore_point_passes_and_leaves_nothing_but_its_report() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// What a case does to restored data.
+type Change = Box<dyn Fn(&Path)>;
+
 #[test]
 fn every_kind_of_bad_data_fails_the_check_that_is_there_for_it() {
     let subject = Subject::new(S3::start());
     let old = subject.host.path("old");
     subject.host.restore(&subject.host.plan_of(&[&subject.full]), &old).success();
-    let cases: [(&str, CheckKind, &str, Box<dyn Fn(&Path)>); 8] = [
+    let cases: [(&str, CheckKind, &str, Change); 8] = [
         ("an emptied table", CheckKind::RowCount, "shop.events", Box::new(|d| with_server(d, "TRUNCATE shop.events"))),
         ("one row less", CheckKind::RowCount, "shop.orders", Box::new(|d| with_server(d, "DELETE FROM shop.orders WHERE id = 77"))),
         (
@@ -146,7 +149,7 @@ fn every_kind_of_bad_data_fails_the_check_that_is_there_for_it() {
 #[test]
 fn data_that_cannot_be_served_fails_the_drill() {
     let subject = Subject::new(S3::start());
-    let cases: [(&str, &str, Box<dyn Fn(&Path)>); 3] = [
+    let cases: [(&str, &str, Change); 3] = [
         ("a broken system tablespace", "log", Box::new(|d| fs::write(d.join("ibdata1"), vec![7u8; 12 << 20]).unwrap())),
         ("no redo log of its own", "log", Box::new(|d| fs::write(d.join("ib_logfile0"), vec![9u8; 12304]).unwrap())),
         // Trap 8: a server starts on it without complaint.

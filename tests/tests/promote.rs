@@ -501,6 +501,8 @@ fn one_promotion_at_a_time() {
     scene.promote().failed(Failure::Busy);
     scene.rollback().failed(Failure::Busy);
     scene.resume().failed(Failure::Busy);
+    let request = scene.host.write_request(&scene.host.request(None));
+    scene.host.run(&["backup", "--request", &request.display().to_string()]).failed(Failure::Busy);
     // Asked to end while it stages, it leaves the primary alone, and what it restored stays for the next try.
     first.signal("TERM");
     first.signal("CONT");

@@ -6,7 +6,7 @@ use crate::error::{Context, Error, Result};
 use crate::server::{Access, MissingPrivilege, Server, ServerFacts, Snapshot, SnapshotOptions};
 use crate::signal::Cancel;
 use crate::tool::Tool;
-use highwater_aws::s3::{Bucket, StoreErrorKind};
+use highwater_aws::s3::Bucket;
 use highwater_core::identity::SourceIdentity;
 use highwater_core::ids::backup_prefix;
 use highwater_core::manifest::{MANIFEST_NAME, ManifestV1};
@@ -37,12 +37,13 @@ pub(super) async fn already_done(
     request: &BackupRequestV1,
     request_sha256: Sha256,
 ) -> Result<Option<(ManifestV1, Sha256)>> {
-    let key = format!("{}{MANIFEST_NAME}", backup_prefix(&request.cluster, &request.incarnation, &request.backup_id));
-    let bytes = match bucket.get(&key, None, ManifestV1::MAX_BYTES as u64).await {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
+    let prefix = backup_prefix(&request.cluster, &request.incarnation, &request.backup_id);
+    let key = format!("{prefix}{MANIFEST_NAME}");
+    // Listed, not asked for: a role that may list only its own prefix is told 403, not 404, of an absent object.
+    if !bucket.list(&prefix).await?.contains(&key) {
+        return Ok(None);
+    }
+    let bytes = bucket.get(&key, None, ManifestV1::MAX_BYTES as u64).await?;
     let manifest = ManifestV1::parse(&bytes).context(Failure::Damaged, || format!("read {key}"))?;
     if manifest.request_sha256 != request_sha256 {
         let message = format!("{} exists and was made for another request, {}", request.backup_id, manifest.request_sha256);

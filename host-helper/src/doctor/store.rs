@@ -47,10 +47,10 @@ pub(super) async fn check(name: &str, config: &Config, findings: &mut Findings) 
         }
         Err(error) => refused("s3 conditions", &error, "the store must answer If-None-Match with 412", findings),
     }
-    // Without s3:ListBucket S3 answers 403 for what is not there, and "no backup yet" cannot be told from "not allowed".
-    match bucket.head(&format!("{key}-absent"), None).await {
-        Err(error) if error.kind == StoreErrorKind::NotFound => findings.ok("s3 list", "an absent object is reported as absent"),
-        Ok(_) => findings.fail("s3 list", "an object that nobody wrote exists", "look at the bucket"),
+    // How a backup finds out that an earlier run of it has succeeded already.
+    match bucket.list(&key).await {
+        Ok(keys) if keys.contains(&key) => findings.ok("s3 list", "the object is listed"),
+        Ok(_) => findings.fail("s3 list", "an object just written is not listed", "use a store with consistent listings"),
         Err(error) => refused("s3 list", &error, "allow s3:ListBucket with the cluster's prefix", findings),
     }
     match bucket.begin_upload(&format!("{key}-upload")).await {

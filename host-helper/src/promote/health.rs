@@ -1,7 +1,7 @@
 //! What makes data good enough to serve: looked at on the staged copy before the primary is touched, and again on the new primary.
 //! A check that could not run has failed (I5).
 
-use super::primary::{Variables, bounded, text};
+use super::primary::{Variables, bounded};
 use crate::config::{Assertion, PromoteConfig, ServiceConfig};
 use crate::drill::assertions::{judge, one_value, sign};
 use crate::error::{Context, Error, Result};
@@ -10,7 +10,6 @@ use highwater_core::Failure;
 use highwater_core::drill::{Check, CheckKind, Outcome};
 use highwater_core::identity::Version;
 use highwater_core::inventory::InventoryV1;
-use mysql_async::Row;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};

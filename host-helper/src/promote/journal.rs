@@ -1,13 +1,14 @@
 //! The journal on disk: `<state_dir>/promotions/<id>.json`, and `current`, which names the newest.
 //!
 //! Every write is a new file, synced, renamed into place, its directory synced: after a crash a journal is the one before
-//! or the one after, never half of one. A lock held for the life of the process keeps two promotions apart; a crash frees it.
+//! or the one after, never half of one. The host's lock, held for the life of the process, keeps promotions and backups apart.
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
+use crate::lock::HostLock;
 use highwater_core::promotion::{Entered, PromotionId, PromotionJournalV1, State};
 use highwater_core::{Document, Failure};
 use jiff::Timestamp;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,24 +16,17 @@ use std::path::{Path, PathBuf};
 /// The journals of this host, locked.
 pub(super) struct Store {
     dir: PathBuf,
-    _lock: File,
+    _lock: HostLock,
 }
 
 impl Store {
-    /// Locks the journals for this process.
+    /// Takes the host's lock, and with it the journals, for this process.
     pub(super) fn open(state_dir: &Path) -> Result<Self> {
+        let lock = HostLock::take(state_dir)?;
         let dir = state_dir.join("promotions");
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.context(Failure::Config, || format!("create {}", dir.display()))?;
-        let path = dir.join("lock");
-        let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
-        let lock = lock.context(Failure::Config, || format!("open {}", path.display()))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { dir, _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(Error::new(Failure::Busy, "another promote or rollback runs on this host")
-                .hint("wait for it to end; it holds ".to_owned() + &path.display().to_string())),
-            Err(TryLockError::Error(e)) => Err(Error::new(Failure::Resources, format!("lock {}", path.display())).because(e)),
-        }
+        Ok(Self { dir, _lock: lock })
     }
 
     /// The newest journal, if there was ever a promotion here.
