@@ -111,7 +111,7 @@ fn a_good_restore_point_passes_and_leaves_nothing_but_its_report() {
 }
 
 /// What a case does to restored data.
-type Change = Box<dyn Fn(&Path)>;
+type Change<'a> = Box<dyn Fn(&Path) + 'a>;
 
 #[test]
 fn every_kind_of_bad_data_fails_the_check_that_is_there_for_it() {
