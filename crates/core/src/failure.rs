@@ -142,7 +142,7 @@ impl Failure {
             Self::Approval => "the approval does not match, or has expired",
             Self::ChecksFailed => "a drill's check failed or could not run",
             Self::RolledBack => "the promotion failed; the old data is serving again",
-            Self::Stuck => "the promotion and its roll-back failed: act now, see RUNBOOK",
+            Self::Stuck => "the promotion and its roll-back failed: act now, its hint has the commands",
             Self::ChainBroken => "the incremental cannot continue its parent: take a full",
             Self::Busy => "another operation holds this cluster on this host",
             Self::Storage => "object storage failed or did not answer",

@@ -1,0 +1,106 @@
+//! The Lambda binaries themselves, served events by a runtime API as Lambda's own, against a real S3.
+
+use highwater_core::manifest::ManifestV1;
+use highwater_core::plan::RestorePlanV1;
+use highwater_core::{Document, Sha256};
+use highwater_tests::{S3, block_on};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::{Child, Command};
+
+/// A function's process, and the runtime API that feeds it (AWS Lambda Developer Guide, "Using the Lambda runtime API").
+struct Function {
+    api: TcpListener,
+    process: Child,
+}
+
+impl Function {
+    fn start(name: &str, env: &[(&str, &str)], s3: &S3) -> Self {
+        let api = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut command = Command::new(highwater_tests::binary(name));
+        command.envs(s3.env()).envs(env.iter().copied()).env("AWS_LAMBDA_RUNTIME_API", api.local_addr().unwrap().to_string());
+        command.envs([("AWS_LAMBDA_FUNCTION_NAME", name), ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")]);
+        command.envs([("AWS_LAMBDA_FUNCTION_VERSION", "1"), ("AWS_LAMBDA_LOG_GROUP_NAME", "g"), ("AWS_LAMBDA_LOG_STREAM_NAME", "s")]);
+        Self { process: command.spawn().unwrap(), api }
+    }
+
+    /// Gives it one event, and returns what it reported: the answer, or the error.
+    fn invoke(&self, event: &Value) -> Result<Value, Value> {
+        loop {
+            let (stream, _) = self.api.accept().unwrap();
+            let mut reader = BufReader::new(stream);
+            while let Some((path, body)) = request(&mut reader) {
+                if path.ends_with("/invocation/next") {
+                    let head = "Lambda-Runtime-Aws-Request-Id: 1\r\nLambda-Runtime-Deadline-Ms: 4102444800000\r\n\
+                                Lambda-Runtime-Invoked-Function-Arn: arn:aws:lambda:eu-west-1:000000000000:function:f\r\n";
+                    answer(reader.get_mut(), "200 OK", head, event.to_string().as_bytes());
+                    continue;
+                }
+                answer(reader.get_mut(), "202 Accepted", "", b"{}");
+                let body = serde_json::from_slice(&body).unwrap();
+                return if path.ends_with("/response") { Ok(body) } else { Err(body) };
+            }
+        }
+    }
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+/// The path and body of the next request on a connection.
+fn request(reader: &mut BufReader<TcpStream>) -> Option<(String, Vec<u8>)> {
+    let (mut path, mut length) = (None, 0);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).unwrap() == 0 {
+            return None;
+        }
+        match line.trim_end() {
+            "" => break,
+            first if path.is_none() => path = Some(first.split(' ').nth(1).unwrap().to_owned()),
+            header => {
+                if let Some((_, value)) = header.split_once(':').filter(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
+                    length = value.trim().parse().unwrap();
+                }
+            }
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    path.map(|path| (path, body))
+}
+
+fn answer(stream: &mut TcpStream, status: &str, head: &str, body: &[u8]) {
+    write!(stream, "HTTP/1.1 {status}\r\n{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len()).unwrap();
+    stream.write_all(body).unwrap();
+}
+
+#[test]
+fn plan_restore_plans_from_the_bucket_and_names_its_errors() {
+    let s3 = S3::start();
+    let bytes = include_bytes!("../fixtures/v1/manifest.json");
+    let manifest = ManifestV1::parse(bytes).unwrap();
+    block_on(s3.bucket().put_new(&manifest.key(), bytes.as_slice().into(), "application/json")).unwrap();
+    let event = json!({"cluster": manifest.cluster});
+
+    let invoke = |event: &Value| Function::start("plan-restore", &[("HIGHWATER_BUCKET", "backups")], &s3).invoke(event);
+    let planned = invoke(&event).unwrap();
+    let digest: Sha256 = planned["plan_sha256"].as_str().unwrap().parse().unwrap();
+    let plan = RestorePlanV1::parse_pinned(planned["document"].as_str().unwrap().as_bytes(), digest).unwrap();
+    assert_eq!((&plan.point.backup_id, plan.steps.len()), (&manifest.backup_id, 1));
+    assert_eq!(plan.steps[0].manifest.sha256, Sha256::of(bytes));
+
+    let refused = |event: Value| invoke(&event).unwrap_err();
+    let error = refused(json!({"cluster": "Orders"}));
+    assert_eq!(error["errorType"], "Document", "{error}");
+    assert!(error["errorMessage"].as_str().unwrap().contains(r#"expected {"cluster": "orders"}"#), "{error}");
+    assert_eq!(refused(json!({"cluster": "another"}))["errorType"], "Document");
+
+    let unset = Function::start("plan-restore", &[], &s3).invoke(&event).unwrap_err();
+    assert_eq!(unset["errorType"], "Config", "{unset}");
+}
