@@ -38,7 +38,7 @@ demo: tools ## A live database is backed up, drilled, damaged, promoted and roll
 
 .PHONY: bench
 bench: tools ## Speed and memory against the usual pipelines; writes docs/BENCHMARKS.md
-	cargo build --release --workspace --bins --quiet
+	cargo build --release -p highwater-host -p highwater-tests --bins --benches --quiet
 	target/release/bench
 
 .PHONY: package
