@@ -338,7 +338,9 @@ fn report(args: &Args, backup: &Backup, results: &Results, streams: &[(u64, serd
             speeds.sort_by(f64::total_cmp);
             let spent = results.median(name, |s| s.cpu_seconds / (s.bytes as f64 / 1e9));
             let spent = if cpu { format!("{spent:.1}") } else { "–".to_owned() };
-            let _ = writeln!(t, "| `{name}` | {:.0} | {:.0}–{:.0} | {spent} |", results.speed(name), speeds[0], speeds[speeds.len() - 1]);
+            // A bar would end the cell, also inside code.
+            let cell = name.replace('|', "\\|");
+            let _ = writeln!(t, "| `{cell}` | {:.0} | {:.0}–{:.0} | {spent} |", results.speed(name), speeds[0], speeds[speeds.len() - 1]);
         }
         t.push('\n');
     };
