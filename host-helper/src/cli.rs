@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 /// Backs up, restores, drills and promotes the MySQL or MariaDB server on this host.
 #[derive(Debug, Parser)]
-#[command(name = "highwater-host", version, after_long_help = exit_code_help())]
+#[command(name = "highwater-host", version, after_long_help = highwater_core::failure::exit_code_help())]
 pub struct Cli {
     /// The host's configuration.
     #[arg(long, global = true, default_value = DEFAULT_PATH)]
@@ -99,13 +99,4 @@ fn report(error: &Error, json: bool) -> u8 {
         println!("{body}");
     }
     code
-}
-
-fn exit_code_help() -> String {
-    let mut text = String::from("Exit codes: 0 success; 1 a bug in Highwater; 2 wrong usage;\n");
-    for failure in Failure::ALL {
-        text.push_str(&format!("  {:>2} {:<16} {}\n", failure.exit_code(), failure.to_string(), failure.meaning()));
-    }
-    text.push_str("10-29: fix something first. 30-39: the next backup must be a full. 40-59: may be run again as it is.");
-    text
 }

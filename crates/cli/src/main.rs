@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 /// Backups of MySQL and MariaDB with proven restores: decide, plan, list, audit, approve.
 #[derive(Debug, Parser)]
-#[command(name = "highwater", version, after_long_help = exit_code_help())]
+#[command(name = "highwater", version, after_long_help = highwater_core::failure::exit_code_help())]
 struct Cli {
     /// One JSON value on standard output instead of text.
     #[arg(long, global = true)]
@@ -97,13 +97,4 @@ fn report(error: &Error, json: bool) -> ExitCode {
         eprintln!("hint: {hint}");
     }
     ExitCode::from(failure.exit_code())
-}
-
-fn exit_code_help() -> String {
-    let mut text = String::from("Exit codes: 0 success; 1 a bug in Highwater; 2 wrong usage;\n");
-    for failure in Failure::ALL {
-        text.push_str(&format!("  {:>2} {:<16} {}\n", failure.exit_code(), failure.to_string(), failure.meaning()));
-    }
-    text.push_str("10-29: fix something first. 30-39: the next backup must be a full. 40-59: may be run again as it is.");
-    text
 }

@@ -154,6 +154,16 @@ impl Failure {
     }
 }
 
+/// Every exit code with its meaning: the end of both commands' `--help`.
+pub fn exit_code_help() -> String {
+    let mut text = String::from("Exit codes: 0 success; 1 a bug in Highwater; 2 wrong usage;\n");
+    for failure in Failure::ALL {
+        text.push_str(&format!("  {:>2} {:<16} {}\n", failure.exit_code(), failure.to_string(), failure.meaning()));
+    }
+    text.push_str("10-29: fix something first. 30-39: the next backup must be a full. 40-59: may be run again as it is.");
+    text
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
