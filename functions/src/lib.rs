@@ -2,4 +2,6 @@
 #![warn(missing_docs)]
 
 pub mod error;
+pub mod metrics;
 pub mod plan_restore;
+pub mod serve;

@@ -6,7 +6,7 @@ use highwater_aws::s3::Bucket;
 use highwater_core::catalog::Catalog;
 use highwater_core::plan::{RestorePlanV1, Target};
 use highwater_core::planner;
-use highwater_core::{ClusterId, Document, Failure, Sha256};
+use highwater_core::{ClusterId, Document, Sha256};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -44,9 +44,9 @@ pub struct Answer {
 /// Reads an event.
 ///
 /// # Errors
-/// `Document`, with the accepted form.
+/// `BadInput`, with the accepted form.
 pub fn parse(event: Value) -> Result<Event, FunctionError> {
-    serde_json::from_value(event).map_err(|e| FunctionError::new(Failure::Document, format!("{e}; {FORM}")))
+    serde_json::from_value(event).map_err(|e| FunctionError::bad_input(e, FORM))
 }
 
 /// Plans from a catalog.
@@ -72,6 +72,7 @@ pub async fn handle(bucket: &Bucket, event: Value) -> Result<Answer, FunctionErr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Name;
     use serde_json::json;
 
     #[test]
@@ -94,10 +95,10 @@ mod tests {
             json!({"cluster": "orders", "tagret": "latest"}),
         ] {
             let error = parse(bad.clone()).unwrap_err();
-            assert_eq!(error.failure, Failure::Document, "{bad}");
+            assert_eq!(error.name, Name::BadInput, "{bad}");
             assert!(error.message.ends_with(FORM), "{}", error.message);
             let shown = lambda_runtime::Diagnostic::from(error);
-            assert_eq!(shown.error_type, "Document");
+            assert_eq!(shown.error_type, "BadInput");
         }
     }
 
@@ -116,6 +117,6 @@ mod tests {
         assert_eq!(RestorePlanV1::parse_pinned(planned.document.as_bytes(), planned.plan_sha256).unwrap(), planned.plan);
         assert_eq!(answer(&catalog, &Target::Latest, "backups", now).unwrap(), planned, "twice gives the same");
         let none = answer(&Catalog::new(cluster), &Target::Latest, "backups", now).unwrap_err();
-        assert_eq!(none.failure, Failure::Document);
+        assert_eq!(none.name, Name::Permanent);
     }
 }

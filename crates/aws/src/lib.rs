@@ -1,6 +1,11 @@
 //! Highwater's ports on the AWS SDK. SDK types stay inside this crate; the ports are narrow and speak our types.
 #![warn(missing_docs)]
 
+pub mod call;
+
+#[cfg(feature = "dynamodb")]
+pub mod table;
+
 #[cfg(feature = "s3")]
 pub mod s3;
 

@@ -16,6 +16,7 @@ pub mod request;
 pub mod audit;
 pub mod catalog;
 pub mod chain;
+pub mod cluster;
 pub mod plan;
 pub mod planner;
 pub mod schedule;
