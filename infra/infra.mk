@@ -1,4 +1,4 @@
-# The stack's checks: types, template assertions, cdk-nag, ASL, IAM, SSM documents, then cfn-lint on the template.
+# The stack's checks: types, template assertions, cdk-nag, ASL, IAM, SSM documents, then cfn-lint on the template, and Terraform's own.
 # Needs Node 20 and Python 3.9; npm and pip install pinned versions. No credentials, no AWS.
 CDK := infra/cdk
 
@@ -6,6 +6,7 @@ CDK := infra/cdk
 check-infra: $(CDK)/node_modules/.installed $(CDK)/.venv/.installed ## Types, policies, state machines, documents and template of infra/
 	cd $(CDK) && node_modules/.bin/tsc && CI=true NO_COLOR=1 node_modules/.bin/vitest run --reporter=dot
 	bash -n infra/drill/user-data.sh
+	$(CDK)/.venv/bin/python -B infra/terraform/check.py
 	$(CDK)/.venv/bin/cfn-lint --config-file $(CDK)/.cfnlintrc.yaml $(CDK)/cdk.out/*.template.json
 
 # Needs the template that check-infra writes.

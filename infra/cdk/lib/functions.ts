@@ -3,10 +3,11 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { Aws, Duration, RemovalPolicy } from "aws-cdk-lib";
+import { Aws, CfnParameter, Duration, RemovalPolicy } from "aws-cdk-lib";
 import { ServicePrincipal } from "aws-cdk-lib/aws-iam";
 import { Architecture, Code, Function, FunctionUrl, FunctionUrlAuthType, Runtime } from "aws-cdk-lib/aws-lambda";
 import { LogGroup } from "aws-cdk-lib/aws-logs";
+import { Bucket } from "aws-cdk-lib/aws-s3";
 import { Construct } from "constructs";
 import type { Config } from "./config.ts";
 import { FUNCTIONS, type FunctionName, type MachineName, type Names, TAG } from "./names.ts";
@@ -25,16 +26,23 @@ interface Spec {
   grants: Grant[];
 }
 
-/** Every function, built from `<artifacts>/<name>/bootstrap`. */
+/**
+ * Where the functions' code comes from: a directory with `<name>/bootstrap` in it, which CDK uploads; or a bucket and a prefix
+ * with `<name>.zip` below it, which the template takes as parameters (for whoever deploys the template without CDK).
+ */
+export type Artifacts = { directory: string } | "parameters";
+
+/** Every function. */
 export class Functions extends Construct {
   readonly #functions = new Map<FunctionName, Function>();
   /** Where a person decides: the caller is whom IAM vouches for. */
   readonly approvalUrl: FunctionUrl;
 
-  constructor(scope: Construct, id: string, config: Config, names: Names, storage: Storage, hosts: Hosts, artifacts: string) {
+  constructor(scope: Construct, id: string, config: Config, names: Names, storage: Storage, hosts: Hosts, artifacts: Artifacts) {
     super(scope, id);
+    const code = artifacts === "parameters" ? codeOfParameters(this) : codeOfDirectory(artifacts.directory);
     const specs = specifications(config, names, storage, hosts);
-    for (const name of FUNCTIONS) this.#functions.set(name, this.#function(name, specs[name], config, names, storage, artifacts));
+    for (const name of FUNCTIONS) this.#functions.set(name, this.#function(name, specs[name], config, names, storage, code(name)));
     this.approvalUrl = this.get("decide-approval").addFunctionUrl({ authType: FunctionUrlAuthType.AWS_IAM });
     this.get("request-approval").addEnvironment("HIGHWATER_APPROVAL_URL", this.approvalUrl.url);
   }
@@ -47,11 +55,7 @@ export class Functions extends Construct {
     return [...this.#functions.values()];
   }
 
-  #function(name: FunctionName, spec: Spec, config: Config, names: Names, storage: Storage, artifacts: string): Function {
-    const directory = join(artifacts, name);
-    if (!existsSync(join(directory, "bootstrap"))) {
-      throw new Error(`${directory} holds no bootstrap: build the functions first, or name their directory with -c artifacts=DIR`);
-    }
+  #function(name: FunctionName, spec: Spec, config: Config, names: Names, storage: Storage, code: Code): Function {
     const logGroup = new LogGroup(this, `${name}-log`, { logGroupName: `/aws/lambda/${names.of(name)}`, retention: config.log_retention_days, removalPolicy: RemovalPolicy.DESTROY });
     const grants = [...spec.grants, log(logGroup.logGroupArn), ...(spec.byEvent ? [deadLetter(storage)] : [])];
     const role = roleOf(this, `${name}-role`, {
@@ -63,7 +67,7 @@ export class Functions extends Construct {
     return new Function(this, name, {
       functionName: names.of(name),
       description: spec.description,
-      code: Code.fromAsset(directory),
+      code,
       handler: "bootstrap",
       runtime: Runtime.PROVIDED_AL2023,
       architecture: config.architecture === "arm64" ? Architecture.ARM_64 : Architecture.X86_64,
@@ -81,6 +85,29 @@ export class Functions extends Construct {
       },
     });
   }
+}
+
+function codeOfDirectory(artifacts: string): (name: FunctionName) => Code {
+  return (name) => {
+    const directory = join(artifacts, name);
+    if (!existsSync(join(directory, "bootstrap"))) {
+      throw new Error(`${directory} holds no bootstrap: build the functions first, or name their directory with -c artifacts=DIR`);
+    }
+    return Code.fromAsset(directory);
+  };
+}
+
+function codeOfParameters(scope: Construct): (name: FunctionName) => Code {
+  // Under the names that infra/terraform passes: `overrideLogicalId` keeps the scope's path out of them.
+  const parameter = (id: string, description: string, allowedPattern: string) => {
+    const made = new CfnParameter(scope, id, { description, allowedPattern });
+    made.overrideLogicalId(id);
+    return made.valueAsString;
+  };
+  const bucket = parameter("ArtifactBucket", "The bucket that the release was uploaded to, in this region", "^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$");
+  const prefix = parameter("ArtifactPrefix", "The release's place in it, with a slash at its end", "^[A-Za-z0-9._/-]+/$");
+  const from = Bucket.fromBucketName(scope, "Artifacts", bucket);
+  return (name) => Code.fromBucketV2(from, `${prefix}${name}.zip`);
 }
 
 const log = (arn: string): Grant => ({ sid: "WriteOwnLog", why: "Its own log group.", actions: ["logs:CreateLogStream", "logs:PutLogEvents"], resources: [arn] });

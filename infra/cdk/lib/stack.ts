@@ -4,7 +4,7 @@ import { CfnOutput, Stack, type StackProps, Tags } from "aws-cdk-lib";
 import type { Construct } from "constructs";
 import type { Config } from "./config.ts";
 import { Documents } from "./documents.ts";
-import { Functions } from "./functions.ts";
+import { type Artifacts, Functions } from "./functions.ts";
 import { Hosts } from "./hosts.ts";
 import { Names, TAG } from "./names.ts";
 import { Storage } from "./storage.ts";
@@ -19,8 +19,7 @@ const MAX_RESOURCES = 500;
 export class HighwaterStack extends Stack {
   readonly names: Names;
 
-  /** `artifacts` holds a directory for each function, with its `bootstrap` in it. */
-  constructor(scope: Construct, id: string, props: StackProps & { config: Config; artifacts: string }) {
+  constructor(scope: Construct, id: string, props: StackProps & { config: Config; artifacts: Artifacts }) {
     const { config, artifacts, ...rest } = props;
     super(scope, id, { description: "Highwater: proven backups of MySQL and MariaDB", ...rest });
     // The access logs' bucket takes them by its policy; its ACLs are off.

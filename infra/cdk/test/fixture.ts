@@ -35,7 +35,7 @@ export interface Synthesised {
 export function synthesise(config: Config = loadConfig(EXAMPLE)): Synthesised {
   return withArtifacts((artifacts) => {
     const app = new App({ builtinCloudFormationValidation: false });
-    const stack = new HighwaterStack(app, config.name, { config, artifacts });
+    const stack = new HighwaterStack(app, config.name, { config, artifacts: { directory: artifacts } });
     return { app, stack, template: Template.fromStack(stack) };
   });
 }

@@ -2,8 +2,8 @@
 
 import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
-import { App, Validations } from "aws-cdk-lib";
-import { Match } from "aws-cdk-lib/assertions";
+import { App, DefaultStackSynthesizer, Validations } from "aws-cdk-lib";
+import { Match, Template } from "aws-cdk-lib/assertions";
 import { AwsSolutionsChecks } from "cdk-nag";
 import type { IConstruct } from "constructs";
 import { beforeAll, describe, expect, it } from "vitest";
@@ -239,7 +239,30 @@ describe("the deployment", () => {
   });
   it("is not synthesised without its binaries", () => {
     const app = new App();
-    expect(() => new HighwaterStack(app, "x", { config: loadConfig(EXAMPLE), artifacts: "/nonexistent" })).toThrow(/start-backup holds no bootstrap: build the functions first/);
+    expect(() => new HighwaterStack(app, "x", { config: loadConfig(EXAMPLE), artifacts: { directory: "/nonexistent" } })).toThrow(/start-backup holds no bootstrap: build the functions first/);
+  });
+  it("is the same stack for whoever deploys it without CDK, its code's place being two parameters", () => {
+    const app = new App({ builtinCloudFormationValidation: false });
+    const synthesizer = new DefaultStackSynthesizer({ generateBootstrapVersionRule: false });
+    const stack = new HighwaterStack(app, "highwater", { config: loadConfig(EXAMPLE), artifacts: "parameters", synthesizer });
+    const template = Template.fromStack(stack).toJSON();
+    const without = ({ Resources, ...rest }: any) => ({
+      ...rest,
+      Parameters: undefined,
+      Rules: undefined,
+      Resources: Object.fromEntries(Object.entries<any>(Resources).map(([id, { Metadata, ...r }]) => [id, r.Type === "AWS::Lambda::Function" ? { ...r, Properties: { ...r.Properties, Code: undefined } } : r])),
+    });
+    expect(without(template)).toEqual(without(s.template.toJSON()));
+    const codes = Object.values<any>(template.Resources).filter((r) => r.Type === "AWS::Lambda::Function").map((r) => r.Properties.Code);
+    const zips = FUNCTIONS.map((name) => ({ S3Bucket: { Ref: "ArtifactBucket" }, S3Key: { "Fn::Join": ["", [{ Ref: "ArtifactPrefix" }, `${name}.zip`]] } }));
+    expect(codes).toHaveLength(zips.length);
+    expect(codes).toEqual(expect.arrayContaining(zips));
+    // infra/terraform passes just these, and asks for outputs that there are.
+    const terraform = (file: string) => readFileSync(new URL(`../../terraform/${file}`, import.meta.url), "utf8");
+    const passed = terraform("modules/stack/main.tf").match(/output "parameters" \{\s*value = \{([^}]*)\}/)?.[1] ?? "";
+    expect([...passed.matchAll(/^\s*(\w+)\s*=/gm)].map((m) => m[1]).sort()).toEqual(Object.keys(template.Parameters).sort());
+    const asked = [...terraform("outputs.tf").matchAll(/outputs\["(\w+)"\]/g)].map((m) => m[1]);
+    expect(asked.sort()).toEqual(Object.keys(template.Outputs).sort());
   });
   it("has a lock file that names no registry", () => {
     expect(readFileSync(new URL("../package-lock.json", import.meta.url), "utf8")).not.toContain('"resolved"');
