@@ -1,7 +1,9 @@
 //! What a function fails with. The names are the contract that the state machines match on (`infra/README.md`).
 
 use highwater_aws::call::{CallError, CallErrorKind};
+use highwater_aws::catalog::CatalogError;
 use highwater_aws::s3::StoreError;
+use highwater_aws::ssm::ConfigError;
 use highwater_aws::table::TableError;
 use highwater_core::planner::PlanError;
 use highwater_core::{DocumentError, Failure, Retry};
@@ -84,6 +86,35 @@ impl From<TableError> for FunctionError {
             // Whoever expects a refusal handles it: here two writers met, and reading again shows who was first.
             TableError::Condition { .. } => Self::new(Name::Transient, format!("the catalog changed meanwhile: {error}")),
             TableError::Unreadable { .. } => Self::of(Failure::Damaged, error),
+        }
+    }
+}
+
+impl From<CatalogError> for FunctionError {
+    fn from(error: CatalogError) -> Self {
+        match error {
+            CatalogError::Table(table) => table.into(),
+            CatalogError::LeaseHeld(_) => Self::new(Name::LeaseHeld, error.to_string()),
+            CatalogError::Contended { .. } => Self::new(Name::Transient, error.to_string()),
+            CatalogError::Refused { .. } => Self::of(Failure::ChainBroken, error),
+            CatalogError::LeaseLost { .. } | CatalogError::Unknown { .. } | CatalogError::Ended { .. } => {
+                Self::new(Name::Permanent, error.to_string())
+            }
+        }
+    }
+}
+
+impl From<ConfigError> for FunctionError {
+    fn from(error: ConfigError) -> Self {
+        match error {
+            ConfigError::Call(call) if call.kind == CallErrorKind::NotFound => Self::of(
+                Failure::Config,
+                format!("the cluster is not configured in this deployment: add it to the configuration and deploy ({call})"),
+            ),
+            ConfigError::Call(call) => call.into(),
+            ConfigError::Document { name, source } => {
+                Self::of(Failure::Config, format!("the parameter {name}: {source}; deploy the stack again"))
+            }
         }
     }
 }

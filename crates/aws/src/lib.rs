@@ -6,6 +6,12 @@ pub mod call;
 #[cfg(feature = "dynamodb")]
 pub mod table;
 
+#[cfg(feature = "dynamodb")]
+pub mod catalog;
+
+#[cfg(feature = "ssm")]
+pub mod ssm;
+
 #[cfg(feature = "s3")]
 pub mod s3;
 

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::output::{show, write_document};
 use highwater_aws::manifests::read_catalog;
 use highwater_core::manifest::Strategy;
-use highwater_core::schedule::{Force, NextFacts, SchedulePolicy, next_backup};
+use highwater_core::schedule::{Force, NextFacts, Owed, SchedulePolicy, next_backup};
 use highwater_core::{Failure, Retry};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -32,7 +32,7 @@ pub(crate) struct NextBackupArgs {
     /// Ask for a full in a new incarnation: after a promotion, or when the data directory was replaced.
     #[arg(long)]
     new_incarnation: bool,
-    /// The exit code of the last `highwater-host backup`, if it failed: 30 breaks the chain.
+    /// The exit code of the last `highwater-host backup`, if it failed: the next one is a full then; 30 also starts a new incarnation.
     #[arg(long, value_name = "CODE")]
     last_exit_code: Option<i32>,
     /// The request is not to be started later than this after now.
@@ -61,12 +61,14 @@ pub(crate) async fn run(args: &NextBackupArgs, json: bool) -> Result<()> {
     let last_failure = args.last_exit_code.filter(|code| *code != 0).map(|code| {
         Failure::from_exit_code(code).ok_or_else(|| Error::new(Failure::Document, format!("{code} is no exit code of highwater-host")))
     });
+    let last_failure = last_failure.transpose()?;
+    let owed = last_failure.map(|failure| Owed::after(None, failure));
     let facts = NextFacts {
         now: Timestamp::now(),
         nonce: nonce(),
         source: None,
         tool: None,
-        last_failure: last_failure.transpose()?,
+        owed: owed.as_ref(),
         force: match (args.new_incarnation, args.full) {
             (true, _) => Force::NewIncarnation,
             (false, true) => Force::Full,
@@ -87,7 +89,7 @@ pub(crate) async fn run(args: &NextBackupArgs, json: bool) -> Result<()> {
         decision.incarnation,
         args.out.display(),
     );
-    if let Some(failure) = facts.last_failure.filter(|f| f.retry() == Retry::AfterFix) {
+    if let Some(failure) = last_failure.filter(|f| f.retry() == Retry::AfterFix) {
         text.push_str(&format!("the last attempt ended with {failure}: running it again unchanged will fail again\n"));
     }
     let mut value = json!({

@@ -3,12 +3,11 @@
 //! It follows from the manifests alone (I1): [`Catalog::rebuild`] gives the same catalog whatever order they were
 //! listed in, and names everything that it could not admit. The rules themselves are in [`crate::chain`].
 
+use crate::Sha256;
 use crate::chain::{self, Admitted, BrokenLink, Refusal};
 use crate::document::Document;
 use crate::ids::{BackupId, BackupKind, ClusterId, Incarnation};
 use crate::manifest::{ManifestV1, ObjectRef, Strategy};
-use crate::request::BackupRequestV1;
-use crate::{Failure, Sha256};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -71,46 +70,6 @@ pub enum Found {
     },
 }
 
-/// One backup from its request to its end. Each state holds only what exists then.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Backup {
-    /// Asked for; the host has not answered yet.
-    Requested {
-        /// The request.
-        request: BackupRequestV1,
-    },
-    /// The helper runs.
-    Running {
-        /// The request.
-        request: BackupRequestV1,
-        /// Since when.
-        started_at: Timestamp,
-    },
-    /// It exists and its chain is sound.
-    Committed(Box<StoredManifest>),
-    /// It ended without a manifest.
-    Failed {
-        /// The request.
-        request: BackupRequestV1,
-        /// The class of the failure.
-        failure: Failure,
-        /// What the helper said.
-        message: String,
-        /// When.
-        failed_at: Timestamp,
-    },
-}
-
-impl Backup {
-    /// Its id, which every state has.
-    pub fn id(&self) -> &BackupId {
-        match self {
-            Self::Requested { request } | Self::Running { request, .. } | Self::Failed { request, .. } => &request.backup_id,
-            Self::Committed(stored) => stored.id(),
-        }
-    }
-}
-
 /// A manifest that is in the bucket and not in the catalog.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rejected {
@@ -152,6 +111,13 @@ impl Catalog {
     /// A cluster without backups.
     pub fn new(cluster: ClusterId) -> Self {
         Self { cluster, backups: BTreeMap::new(), rejected: Vec::new() }
+    }
+
+    /// A catalog of backups that were committed before: each was admitted then, and is not judged again here. Links are,
+    /// whenever they are followed.
+    pub fn of_committed(cluster: ClusterId, committed: impl IntoIterator<Item = StoredManifest>) -> Self {
+        let backups = committed.into_iter().map(|stored| (stored.id().clone(), stored)).collect();
+        Self { cluster, backups, rejected: Vec::new() }
     }
 
     /// The catalog that `found` implies, whatever its order.

@@ -17,9 +17,11 @@ pub mod audit;
 pub mod catalog;
 pub mod chain;
 pub mod cluster;
+pub mod lease;
 pub mod plan;
 pub mod planner;
 pub mod schedule;
+pub mod window;
 
 pub mod approval;
 pub mod drill;

@@ -9,7 +9,7 @@ use crate::manifest::{ParentLink, Strategy, ToolInfo};
 use crate::request::{BackupRequestV1, ParentState};
 use crate::{Failure, Retry};
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// How a cluster is backed up.
@@ -41,14 +41,15 @@ pub struct NextFacts<'a> {
     pub source: Option<&'a SourceIdentity>,
     /// The tool as it is now, if somebody looked.
     pub tool: Option<&'a ToolInfo>,
-    /// How the last attempt failed, if it did and nothing was committed since.
-    pub last_failure: Option<Failure>,
+    /// What failed attempts left behind.
+    pub owed: Option<&'a Owed>,
     /// What a person, or a promotion, insists on.
     pub force: Force,
 }
 
 /// What somebody insists on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Force {
     /// Nothing: the rules decide.
     #[default]
@@ -57,6 +58,39 @@ pub enum Force {
     Full,
     /// A full in a new incarnation: the data directory was replaced.
     NewIncarnation,
+}
+
+/// What the next backup must be at least, because attempts failed, or the data was replaced, since the newest commit. It
+/// is kept until a commit settles it: a full that fails too does not bring the broken chain back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owed {
+    /// What.
+    pub force: Force,
+    /// Why, for the decision's reason.
+    pub why: String,
+}
+
+impl Owed {
+    /// What is owed after one more failed attempt. Any failure costs the chain: whether the next incremental would fit
+    /// is not worth guessing.
+    #[must_use]
+    pub fn after(before: Option<&Self>, failure: Failure) -> Self {
+        let force = if failure.retry() == Retry::WithFull { Force::NewIncarnation } else { Force::Full };
+        match before {
+            Some(before) if before.force >= force => before.clone(),
+            _ => Self { force, why: format!("the last attempt ended with {failure}") },
+        }
+    }
+
+    /// Whether the commit of `new` behind `newest` gives what is owed.
+    pub fn is_settled_by(&self, new: &StoredManifest, newest: Option<&StoredManifest>) -> bool {
+        let is_new_life = newest.is_none_or(|newest| newest.manifest.incarnation < new.manifest.incarnation);
+        match self.force {
+            Force::Nothing => true,
+            Force::Full => new.manifest.kind == BackupKind::Full,
+            Force::NewIncarnation => is_new_life,
+        }
+    }
 }
 
 /// The next backup.
@@ -92,6 +126,11 @@ pub enum Reason {
     },
     /// Somebody insisted.
     Forced,
+    /// The last attempt failed.
+    LastFailed {
+        /// How.
+        why: String,
+    },
     /// The server has another major or minor version.
     ServerSeriesChanged {
         /// Before and now.
@@ -125,6 +164,7 @@ impl fmt::Display for Reason {
             Self::SourceChanged { differences } => write!(f, "the source changed ({differences}): a new incarnation"),
             Self::ChainBroken { why } => write!(f, "the chain is broken ({why}): a new incarnation"),
             Self::Forced => f.write_str("a full was asked for"),
+            Self::LastFailed { why } => write!(f, "a full after a failure ({why})"),
             Self::ServerSeriesChanged { change } => write!(f, "{change}"),
             Self::ToolChanged { change } => write!(f, "the tool changed: {change}"),
             Self::ChainTooLong { incrementals, limit } => write!(f, "the chain has {incrementals} incrementals, {limit} are allowed"),
@@ -195,8 +235,8 @@ fn reason(
     if facts.force == Force::NewIncarnation {
         return Reason::Forced;
     }
-    if facts.last_failure.is_some_and(|failure| failure.retry() == Retry::WithFull) {
-        return Reason::ChainBroken { why: "the last attempt could not continue it".into() };
+    if let Some(owed) = facts.owed.filter(|owed| owed.force == Force::NewIncarnation) {
+        return Reason::ChainBroken { why: owed.why.clone() };
     }
     if let Some(refused) = catalog.refused_since_newest() {
         return Reason::ChainBroken { why: format!("{} was refused: {}", refused.key, refused.refusal) };
@@ -207,6 +247,9 @@ fn reason(
     };
     if facts.force == Force::Full {
         return Reason::Forced;
+    }
+    if let Some(owed) = facts.owed.filter(|owed| owed.force == Force::Full) {
+        return Reason::LastFailed { why: owed.why.clone() };
     }
     if let Some(change) = facts.source.and_then(|is| series_difference(&chain.parent.manifest.source, is)) {
         return Reason::ServerSeriesChanged { change: crate::chain::in_words(&[change]) };

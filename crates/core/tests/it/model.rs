@@ -8,11 +8,12 @@
 use crate::support::*;
 use highwater_core::audit::audit;
 use highwater_core::catalog::{Catalog, Found, StoredManifest};
+use highwater_core::chain;
 use highwater_core::identity::Version;
 use highwater_core::manifest::{ManifestV1, Strategy as Link};
 use highwater_core::plan::{RestorePlanV1, Target};
 use highwater_core::planner::plan_restore;
-use highwater_core::schedule::{Decision, Force, NextFacts, SchedulePolicy, next_backup};
+use highwater_core::schedule::{Decision, Force, NextFacts, Owed, SchedulePolicy, next_backup};
 use highwater_core::{BackupId, BackupKind, Failure, Lsn, Sha256};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,14 +113,14 @@ struct World {
     bucket: Vec<StoredManifest>,
     live: Catalog,
     truth: BTreeMap<Sha256, Truth>,
-    last_failure: Option<Failure>,
+    owed: Option<Owed>,
 }
 
 impl World {
     fn new() -> Self {
         let server = Server { life: 0, host: 1, version: "10.11.19".parse().unwrap(), log: vec![], lsn: 50, checkpoint: 50 };
         let (bucket, live, truth) = (Vec::new(), Catalog::new(cluster()), BTreeMap::new());
-        Self { minute: 0, writes: 0, lives: 0, server, snapshot: None, bucket, live, truth, last_failure: None }
+        Self { minute: 0, writes: 0, lives: 0, server, snapshot: None, bucket, live, truth, owed: None }
     }
 
     fn write(&mut self, bytes: u8) {
@@ -151,11 +152,34 @@ impl World {
         let version = self.server.version;
         let tool = highwater_core::manifest::ToolInfo { version, ..tool() };
         let (source, tool) = (informed.then_some(&here), informed.then_some(&tool));
-        let facts = NextFacts { now, nonce: 1, source, tool, last_failure: self.last_failure, force };
+        let facts = NextFacts { now, nonce: 1, source, tool, owed: self.owed.as_ref(), force };
         let policy = SchedulePolicy { strategy: link, max_incrementals: MAX_INCREMENTALS, ..SchedulePolicy::default() };
         let decision = next_backup(&catalog, policy, facts);
+        let whole = Catalog::of_committed(cluster(), self.live.backups().cloned());
+        assert_eq!(next_backup(&self.window(), policy, facts), next_backup(&whole, policy, facts), "the window decides otherwise");
         self.check_decision(&catalog, &decision, link, informed);
         decision
+    }
+
+    /// What the functions read of a catalog: the committed backups from an id on.
+    fn window(&self) -> Catalog {
+        let from = self.live.window_from();
+        let window = Catalog::of_committed(cluster(), self.live.backups().filter(|b| Some(b.id()) >= from).cloned());
+        assert_eq!(window.window_from(), from, "the window of the window is another one");
+        window
+    }
+
+    /// The window's verdict on a manifest is the whole's; and a backup that was run in its turn needs no more than the window.
+    fn check_window(&self, new: &StoredManifest) {
+        let window = self.window();
+        let Some(from) = self.live.window_from().filter(|from| window.suffices_for(new, from)) else {
+            let in_turn = |b: &StoredManifest| new.manifest.started_at > b.manifest.finished_at;
+            let of_now = self.live.newest().is_some_and(|n| n.manifest.incarnation <= new.manifest.incarnation);
+            assert!(new.manifest.parent.is_some() || !of_now || !self.live.backups().all(in_turn), "{} needed the whole", new.id());
+            return;
+        };
+        let verdict = |catalog: &Catalog| chain::admit(catalog, new).map_err(|refusal| refusal.name());
+        assert_eq!(verdict(&window), verdict(&self.live), "{} judged on the window from {from}", new.id());
     }
 
     /// The same decision, said in another way.
@@ -167,7 +191,9 @@ impl World {
         let same_life = self.truth[&newest.sha256].life == self.server.life && self.truth[&newest.sha256].host == self.server.host;
         let refused_later =
             self.bucket.iter().any(|b| self.live.get(b.id()).is_none() && b.manifest.finished_at > newest.manifest.finished_at);
-        let broken = refused_later || self.last_failure == Some(Failure::ChainBroken) || (informed && !same_life);
+        let owed = self.owed.as_ref().map(|owed| owed.force);
+        assert!(owed.is_none() || decision.kind == BackupKind::Full);
+        let broken = refused_later || owed == Some(Force::NewIncarnation) || (informed && !same_life);
         assert_eq!(decision.incarnation != newest.manifest.incarnation, broken, "{}", decision.reason);
         if let Some(parent) = &decision.parent {
             let parent = catalog.get(&parent.link.backup_id).expect("only a committed backup is continued");
@@ -223,10 +249,14 @@ impl World {
     /// Puts the manifest into the bucket and commits it, and compares the answer with the model's.
     fn publish(&mut self, stored: StoredManifest) -> bool {
         let allowed = self.allowed(&stored);
+        self.check_window(&stored);
+        let settled = self.owed.as_ref().is_some_and(|owed| owed.is_settled_by(&stored, self.live.newest()));
         let answer = self.live.commit(stored.clone());
         assert_eq!(answer.is_ok(), allowed, "{}: {answer:?}", stored.id());
         self.bucket.push(stored);
-        self.last_failure = None;
+        if allowed && settled {
+            self.owed = None;
+        }
         allowed
     }
 
@@ -267,7 +297,7 @@ impl World {
                 committed
             }
             Err(failure) => {
-                self.last_failure = Some(failure);
+                self.owed = Some(Owed::after(self.owed.as_ref(), failure));
                 false
             }
         }
@@ -282,7 +312,7 @@ impl World {
             }
             Op::FailedBackup { link } => {
                 self.decide(*link, true, Force::Nothing);
-                self.last_failure = self.last_failure.or(Some(Failure::Storage));
+                self.owed = Some(Owed::after(self.owed.as_ref(), Failure::Storage));
             }
             Op::ForcedFull => {
                 self.scheduled(Link::Incremental, true, false, Force::Full);

@@ -4,12 +4,12 @@ use crate::support::*;
 use highwater_core::catalog::{Catalog, StoredManifest};
 use highwater_core::identity::SourceIdentity;
 use highwater_core::manifest::{Strategy, ToolInfo};
-use highwater_core::schedule::{Force, NextFacts, Reason, SchedulePolicy, next_backup};
+use highwater_core::schedule::{Force, NextFacts, Owed, Reason, SchedulePolicy, next_backup};
 use highwater_core::{BackupKind, Document, Failure};
 use jiff::SignedDuration;
 
 fn facts<'a>(at: i64) -> NextFacts<'a> {
-    NextFacts { now: minute(at), nonce: 7, source: None, tool: None, last_failure: None, force: Force::Nothing }
+    NextFacts { now: minute(at), nonce: 7, source: None, tool: None, owed: None, force: Force::Nothing }
 }
 
 fn chain() -> (StoredManifest, StoredManifest, Catalog) {
@@ -42,8 +42,12 @@ fn every_reason_has_its_cause() {
     check(("ContinueChain", incremental, false), policy, facts(30));
     check(("Forced", full, false), policy, NextFacts { force: Force::Full, ..facts(30) });
     check(("Forced", full, true), policy, NextFacts { force: Force::NewIncarnation, ..facts(30) });
-    check(("ChainBroken", full, true), policy, NextFacts { last_failure: Some(Failure::ChainBroken), ..facts(30) });
-    check(("ContinueChain", incremental, false), policy, NextFacts { last_failure: Some(Failure::Storage), ..facts(30) });
+    let after = |failures: &[Failure]| failures.iter().fold(None, |owed: Option<Owed>, f| Some(Owed::after(owed.as_ref(), *f)));
+    let (broken, failed) = (after(&[Failure::ChainBroken]), after(&[Failure::Storage]));
+    let both = after(&[Failure::Storage, Failure::ChainBroken, Failure::Storage]);
+    check(("ChainBroken", full, true), policy, NextFacts { owed: broken.as_ref(), ..facts(30) });
+    check(("LastFailed", full, false), policy, NextFacts { owed: failed.as_ref(), ..facts(30) });
+    check(("ChainBroken", full, true), policy, NextFacts { owed: both.as_ref(), ..facts(30) });
     check(("ChainTooLong", full, false), SchedulePolicy { max_incrementals: 1, ..policy }, facts(30));
     check(("ContinueChain", incremental, false), SchedulePolicy { max_incrementals: 2, ..policy }, facts(30));
     let hour = SchedulePolicy { max_full_age: SignedDuration::from_mins(60), ..policy };
