@@ -20,6 +20,7 @@ pub mod cluster;
 pub mod lease;
 pub mod plan;
 pub mod planner;
+pub mod retention;
 pub mod schedule;
 pub mod window;
 

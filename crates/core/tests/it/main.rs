@@ -7,5 +7,6 @@ mod chain;
 mod fixtures;
 mod model;
 mod planner;
+mod retention;
 mod schedule;
 mod support;
