@@ -17,3 +17,6 @@ pub mod s3;
 
 #[cfg(feature = "s3")]
 pub mod manifests;
+
+#[cfg(feature = "s3")]
+pub mod versions;

@@ -45,7 +45,7 @@ pub async fn head_objects(bucket: &Bucket, objects: BTreeSet<ObjectId>) -> Resul
 }
 
 /// Does `work` for every item, `AT_ONCE` at a time; the first error ends it.
-async fn each<I, T, F>(mut items: impl Iterator<Item = I>, work: impl Fn(I) -> F) -> Result<Vec<T>, StoreError>
+pub(crate) async fn each<I, T, F>(mut items: impl Iterator<Item = I>, work: impl Fn(I) -> F) -> Result<Vec<T>, StoreError>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, StoreError>> + Send + 'static,

@@ -103,7 +103,7 @@ pub fn crc64nvme_text(crc: u64) -> String {
 /// One bucket.
 #[derive(Debug, Clone)]
 pub struct Bucket {
-    client: Client,
+    pub(crate) client: Client,
     name: String,
 }
 
@@ -167,11 +167,11 @@ impl Bucket {
         &self.name
     }
 
-    fn error(&self, operation: impl Into<String>, key: &str, kind: StoreErrorKind, detail: Option<String>) -> StoreError {
+    pub(crate) fn error(&self, operation: impl Into<String>, key: &str, kind: StoreErrorKind, detail: Option<String>) -> StoreError {
         StoreError { operation: operation.into(), bucket: self.name.clone(), key: key.to_owned(), kind, detail }
     }
 
-    fn sdk_error<E>(&self, operation: impl Into<String>, key: &str, error: SdkError<E>) -> StoreError
+    pub(crate) fn sdk_error<E>(&self, operation: impl Into<String>, key: &str, error: SdkError<E>) -> StoreError
     where
         E: ProvideErrorMetadata + StdError + 'static,
     {

@@ -153,7 +153,12 @@ impl Audit {
 
 /// Every object that the committed backups of a catalog need, to ask the store about.
 pub fn objects_of(catalog: &Catalog) -> BTreeSet<ObjectId> {
-    catalog.backups().flat_map(|b| recorded(b).into_iter().map(|r| r.id)).collect()
+    catalog.backups().flat_map(objects_of_backup).collect()
+}
+
+/// Every object that a backup consists of, its manifest too.
+pub fn objects_of_backup(backup: &StoredManifest) -> Vec<ObjectId> {
+    recorded(backup).into_iter().map(|r| r.id).collect()
 }
 
 /// Audits what was found of a cluster; with `heads`, also the objects themselves.
