@@ -18,7 +18,7 @@ help: ## This list
 .PHONY: tools
 tools: ## Install MariaDB, local S3 servers and cargo tools, where missing
 	@scripts/install-tools.sh '$(HIGHWATER_TOOLS)'
-	@$(MAKE) --no-print-directory --silent tools-emu
+	@$(MAKE) --no-print-directory --silent tools-emu tools-infra
 
 .PHONY: check
 check: tools check-infra ## Formatting, lints, licences and sources of dependencies; the stack's checks

@@ -2,6 +2,9 @@
 # Needs Node 20 and Python 3.9; npm and pip install pinned versions. No credentials, no AWS.
 CDK := infra/cdk
 
+.PHONY: tools-infra
+tools-infra: $(CDK)/node_modules/.installed ## Install what synthesises the stack
+
 .PHONY: check-infra
 check-infra: $(CDK)/node_modules/.installed $(CDK)/.venv/.installed ## Types, policies, state machines, documents and template of infra/
 	cd $(CDK) && node_modules/.bin/tsc && CI=true NO_COLOR=1 node_modules/.bin/vitest run --reporter=dot

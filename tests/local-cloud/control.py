@@ -1,6 +1,7 @@
 """What tests order from the launcher, in front of the emulator (all bodies are JSON):
 
-    GET    /_local-cloud/hosts                     the instances' hosts
+    GET    /_local-cloud/hosts                     the instances' hosts, with state and tags
+    POST   /_local-cloud/hosts                     {"instance_id", "profile", "tags", "host"}: launches that very instance
     PUT    /_local-cloud/hosts                     {"env", "path", "cwd", "agent"}: what every later instance gets
     GET    /_local-cloud/hosts/<instance>          directories, exit code of user data, number of processes
     PUT    /_local-cloud/hosts/<instance>          {"root", "env", "path", "cwd", "agent"}
@@ -8,6 +9,7 @@
     GET, POST, DELETE /_local-cloud/faults         see patches/faults.py; POST orders one, DELETE forgets all
     GET    /_local-cloud/events                    every event of aws.ssm and aws.ec2 and its fate
     POST   /_local-cloud/events/release            {"order": "kept" | "reversed"}: deliver what `hold` kept
+    POST   /_local-cloud/schedules/<group>/<name>/fire  as if its time had come
     GET, PUT /_local-cloud/settings                see patches/settings.py
 
 POST /_ministack/reset forgets everything, this included, and ends every host's processes.
@@ -56,11 +58,13 @@ def in_front_of(app):
 def _answer(method: str, path: str, request: dict):
     match (method, *path.removeprefix(PREFIX).rstrip("/").split("/")):
         case ("GET", "hosts"):
-            return [host.describe() for host in hosts.all()]
+            return [ec2.describe(host.instance_id) for host in hosts.all()]
+        case ("POST", "hosts"):
+            return ec2.launch(**request)
         case ("PUT", "hosts"):
             return hosts.set_defaults(request)
         case ("GET", "hosts", instance_id):
-            return _host(instance_id).describe()
+            return ec2.describe(_host(instance_id).instance_id)
         case ("PUT", "hosts", instance_id):
             _host(instance_id).configure(request)
             return _host(instance_id).describe()
@@ -77,6 +81,8 @@ def _answer(method: str, path: str, request: dict):
             return events.log()
         case ("POST", "events", "release"):
             return {"released": events.release(**request)}
+        case ("POST", "schedules", group, name, "fire"):
+            return events.fire(f"{group}/{name}")
         case ("GET", "settings"):
             return settings.as_dict()
         case ("PUT", "settings"):

@@ -3,6 +3,7 @@
 import base64
 import json
 import sys
+import urllib.error
 from pathlib import Path
 
 import pytest
@@ -222,3 +223,16 @@ try "put_object(Bucket='data', Key='own/a', Body=b'x')" own; try "put_object(Buc
         assert (directory / "own").read_text() == "yes\n" and "AccessDenied" in (directory / "other").read_text()
     finally:
         cloud.stop()
+
+
+def test_an_instance_gets_the_id_that_a_test_has_put_into_a_configuration(cloud):
+    wanted = "i-0db00000000000001"
+    order = {"instance_id": wanted, "tags": {"highwater:deployment": "ours"}, "host": {"env": {"A": "b"}}}
+    assert cloud.control("POST", "hosts", order)["instance-id"] == wanted
+    eventually(lambda: cloud.control("GET", f"hosts/{wanted}")["state"] == "running")
+    found = cloud.described(wanted)
+    assert found["Tags"] == [{"Key": "highwater:deployment", "Value": "ours"}]
+    assert cloud.control("GET", f"hosts/{wanted}")["tags"] == {"highwater:deployment": "ours"}
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        cloud.control("POST", "hosts", order)
+    assert cloud.instance() != wanted

@@ -1,9 +1,10 @@
 """Rules and schedules: what they do with a Lambda that fails."""
 
 import json
+import urllib.error
 
 import pytest
-from conftest import Cloud, bootstrap, eventually
+from conftest import RULE_ROLE, Cloud, bootstrap, eventually
 
 
 def rule_for(cloud: Cloud, arn: str) -> None:
@@ -46,3 +47,18 @@ def test_an_event_for_a_function_gets_lost_or_doubled(cloud, tmp_path, effect, c
     eventually(lambda: not calls or log.exists() and log.read_text() == "1" * calls)
     happen(cloud, n="2")
     eventually(lambda: log.exists() and log.read_text() == "1" * calls + "2")
+
+
+def test_a_schedule_fires_when_ordered_once(cloud, tmp_path):
+    log = tmp_path / "calls"
+    arn = cloud.function("f", bootstrap(f'open({str(log)!r}, "a").write(event["n"])'))
+    scheduler = cloud.client("scheduler")
+    scheduler.create_schedule_group(Name="ours")
+    for name, when in {"rate": "rate(1 day)", "cron": "cron(0 3 1 1 ? *)"}.items():
+        scheduler.create_schedule(GroupName="ours", Name=name, ScheduleExpression=when, FlexibleTimeWindow={"Mode": "OFF"},
+                                  Target={"Arn": arn, "RoleArn": RULE_ROLE, "Input": json.dumps({"n": name})})
+        cloud.control("POST", f"schedules/ours/{name}/fire")
+        eventually(lambda: log.exists() and log.read_text().endswith(name))
+    assert log.read_text() == "ratecron"
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        cloud.control("POST", "schedules/ours/other/fire")

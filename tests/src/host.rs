@@ -1,5 +1,6 @@
 //! A database host: its configuration, the real `highwater-host` and `highwater` on it, and what their runs said.
 
+use crate::host_toml::HostToml;
 use crate::mariadb::MariaDb;
 use crate::s3::{BUCKET, S3};
 use crate::scratch::Scratch;
@@ -14,7 +15,6 @@ use highwater_core::request::{BackupRequestV1, ParentState};
 use highwater_core::{BackupId, BackupKind, ClusterId, Document, Failure, HostId, Incarnation, Sha256};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -37,8 +37,7 @@ pub struct Host {
     bucket: Bucket,
     incarnation: Incarnation,
     nonce: AtomicU16,
-    tables: BTreeMap<String, BTreeMap<String, String>>,
-    arrays: Vec<String>,
+    toml: HostToml,
     allowed: Vec<String>,
 }
 
@@ -68,14 +67,14 @@ impl Host {
     /// A host `db-1` of cluster `shop` with a configuration for `db` and `s3`, written to `host.toml`. The server is reached as
     /// the least privileged backup user, by a 0600 defaults file.
     pub fn new(db: &MariaDb, s3: &S3) -> Self {
+        let scratch = Scratch::new("host");
         let mut host = Self {
-            scratch: Scratch::new("host"),
+            toml: HostToml::new(scratch.join("host.toml")),
+            scratch,
             env: s3.env().to_vec(),
             bucket: s3.bucket(),
             incarnation: Incarnation::new(Timestamp::now(), 0),
             nonce: AtomicU16::new(0),
-            tables: BTreeMap::new(),
-            arrays: Vec::new(),
             allowed: Vec::new(),
         };
         host.set("", "cluster", "\"shop\"").set("", "host_id", "\"db-1\"");
@@ -89,21 +88,20 @@ impl Host {
 
     /// Sets a key of a table of host.toml (`""` for the top); `value` is TOML, strings quoted.
     pub fn set(&mut self, table: &str, key: &str, value: impl Into<String>) -> &mut Self {
-        self.tables.entry(table.to_owned()).or_default().insert(key.to_owned(), value.into());
-        self.write_config()
+        self.toml.set(table, key, value);
+        self
     }
 
     /// Adds an element to an array of tables of host.toml: `add("drill.assert", "name = …\nsql = …")`.
     pub fn add(&mut self, array: &str, body: &str) -> &mut Self {
-        self.arrays.push(format!("[[{array}]]\n{body}\n"));
-        self.write_config()
+        self.toml.add(array, body);
+        self
     }
 
     /// Lets this host promote `db`'s data directory, with `db`'s scripts as its service.
     pub fn promotable(&mut self, db: &MariaDb) -> &mut Self {
-        let [start, stop, status] = db.service().map(|script| format!("[{}]", quoted(&script)));
-        self.set("promote", "datadir", quoted(db.datadir()));
-        self.set("promote", "service", format!("{{ stop = {stop}, start = {start}, status = {status} }}"))
+        self.toml.promotable(db);
+        self
     }
 
     /// Reaches the server as its root from now on: a promotion fences it, which a backup user may not.
@@ -118,22 +116,9 @@ impl Host {
         self
     }
 
-    fn write_config(&mut self) -> &mut Self {
-        let mut text = String::new();
-        for (table, keys) in &self.tables {
-            if !table.is_empty() {
-                text.push_str(&format!("[{table}]\n"));
-            }
-            keys.iter().for_each(|(key, value)| text.push_str(&format!("{key} = {value}\n")));
-        }
-        text.push_str(&self.arrays.concat());
-        std::fs::write(self.config(), text).expect("write host.toml");
-        self
-    }
-
     /// Its host.toml.
     pub fn config(&self) -> PathBuf {
-        self.scratch.join("host.toml")
+        self.toml.path().to_owned()
     }
 
     /// A path below the host's directory, for work directories, reports and documents; nothing is created.

@@ -16,13 +16,16 @@
 //! [`Scratch`] directory in its environment and ends with it, even when the test is killed. Nothing waits for a
 //! duration: [`wait_for`] waits for a state. A helper run that logs a WARN or ERROR nobody allowed fails the test.
 
+mod cloud;
 mod host;
+mod host_toml;
 mod load;
 mod mariadb;
 mod s3;
 mod scratch;
 mod snapshot;
 
+pub use cloud::{AwsError, Cloud, CloudHost, Person, config, config_of};
 pub use host::{Backup, Host, Output, PlanFile, Running};
 pub use load::{Load, LoadReport};
 pub use mariadb::MariaDb;
@@ -45,13 +48,18 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 /// Waits until `ready` gives something, and returns it; panics with `what` after a minute.
-pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, ready: impl FnMut() -> Option<T>) -> T {
+    wait_for_within(Duration::from_secs(60), what, ready)
+}
+
+/// The same with a limit of one's own, for what takes longer: a drill, a promotion.
+pub fn wait_for_within<T>(limit: Duration, what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(value) = ready() {
             return value;
         }
-        assert!(started.elapsed() < Duration::from_secs(60), "waited a minute for {what}");
+        assert!(started.elapsed() < limit, "waited {limit:?} for {what}");
         // The pause between two looks, not a wait for something to have happened.
         std::thread::sleep(Duration::from_millis(10));
     }

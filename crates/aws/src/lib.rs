@@ -3,6 +3,9 @@
 
 pub mod call;
 
+/// What clients are built from: whoever runs a function hands it on, and looks at nothing in it.
+pub use aws_config::SdkConfig;
+
 #[cfg(feature = "dynamodb")]
 pub mod table;
 

@@ -132,6 +132,18 @@ pub struct Endpoint {
     pub secret_access_key: String,
 }
 
+impl Endpoint {
+    /// What the clients of other services at this address are built from.
+    pub async fn sdk_config(&self) -> aws_config::SdkConfig {
+        self.loader().load().await
+    }
+
+    fn loader(&self) -> aws_config::ConfigLoader {
+        let credentials = Credentials::new(&self.access_key_id, &self.secret_access_key, None, None, "given");
+        aws_config::from_env().endpoint_url(&self.url).region(Region::new(self.region.clone())).credentials_provider(credentials)
+    }
+}
+
 impl Bucket {
     /// A client for `name`, configured as the SDK configures itself: environment, profile, instance role.
     pub async fn connect(name: &str) -> Self {
@@ -140,9 +152,7 @@ impl Bucket {
 
     /// A client for `name` at `endpoint`; the environment is not asked.
     pub async fn connect_to(name: &str, endpoint: &Endpoint) -> Self {
-        let credentials = Credentials::new(&endpoint.access_key_id, &endpoint.secret_access_key, None, None, "given");
-        let region = Region::new(endpoint.region.clone());
-        Self::configured(name, aws_config::from_env().endpoint_url(&endpoint.url).region(region).credentials_provider(credentials)).await
+        Self::configured(name, endpoint.loader()).await
     }
 
     async fn configured(name: &str, loader: aws_config::ConfigLoader) -> Self {

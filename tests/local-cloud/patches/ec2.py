@@ -35,6 +35,34 @@ _launches: dict[tuple, tuple[str, list[str]]] = {}  # (scope, ClientToken) → (
 _power_timers: dict[str, threading.Timer] = {}
 _metadata: dict[str, Metadata] = {}
 _state_lock = threading.RLock()
+_ordered_ids: list[str] = []  # ids of the next instances, where a test needs to know them before
+
+
+def launch(instance_id: str, profile: str | None = None, tags: dict | None = None, host: dict | None = None) -> dict:
+    """An instance with an id that a test has put into a configuration before: EC2's own launch, but for the id."""
+    request = {"ImageId": "ami-0db00000000000000", "MinCount": "1", "MaxCount": "1",
+               **({"IamInstanceProfile.Name": profile} if profile else {}), "TagSpecification.1.ResourceType": "instance"}
+    for i, (key, value) in enumerate((tags or {}).items(), 1):
+        request |= {f"TagSpecification.1.Tag.{i}.Key": key, f"TagSpecification.1.Tag.{i}.Value": value}
+    with request_scope(account := get_account_id(), region := get_region()), _state_lock:
+        if instance_id in ec2._instances:
+            raise ValueError(f"{instance_id} exists")
+        _ordered_ids.append(instance_id)
+        status, _, body = ec2._ACTION_MAP["RunInstances"](request)
+        if status != 200:
+            _ordered_ids.clear()
+            raise ValueError(f"RunInstances: {body.decode()}")
+        hosts.get(instance_id).configure(host or {})
+    return describe(instance_id)
+
+
+def describe(instance_id: str) -> dict:
+    """The host and what EC2 says of its instance."""
+    host = hosts.get(instance_id)
+    with request_scope(*host.scope):
+        instance = ec2._instances.get(instance_id)
+        tags = {tag["Key"]: tag["Value"] for tag in ec2._tags.get(instance_id, [])}
+    return {**host.describe(), "state": instance["State"]["Name"] if instance else "gone", "tags": tags}
 
 
 def install() -> None:
@@ -45,6 +73,7 @@ def install() -> None:
     for action, handler in list(ec2._ACTION_MAP.items()):
         if not action.startswith(("Describe", "Get", "Run")):
             ec2._ACTION_MAP[action] = _honour_dry_run(handler)
+    replace(ec2, "_new_instance_id", lambda fresh: lambda: _ordered_ids.pop(0) if _ordered_ids else fresh())
     replace(ec2, "_instance_xml", _instance_xml)
     replace(ec2, "reset", _reset)
 

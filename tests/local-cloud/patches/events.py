@@ -26,6 +26,7 @@ _due: queue.Queue = queue.Queue()
 _held: list[dict] = []
 _log: list[dict] = []
 _lock = threading.Lock()
+_ticking = threading.Lock()  # a schedule that `fire` and the ticker both find due fires once
 _worker: threading.Thread | None = None
 _LOG_LIMIT = 10_000
 
@@ -35,6 +36,8 @@ def install() -> None:
 
     owned(scheduler, "_SCHEDULE_TICK_INTERVAL")
     scheduler._SCHEDULE_TICK_INTERVAL = 1  # the emulator looks every ten seconds what is due
+    owned(scheduler, "_schedule_last_fired")
+    replace(scheduler, "_tick_schedules", _one_at_a_time)
     replace(eventbridge, "_dispatch_to_lambda", lambda _dispatch: _invoke_with_retries)
 
 
@@ -51,6 +54,26 @@ def _invoke_with_retries(arn: str, payload: str) -> None:
         logger.warning("an asynchronous invocation of %s has no reply to delay", name)
     for _ in range({"fail": 0, "double": 2}.get(effect, 1)):
         lambda_svc.invoke_async_with_retry(lambda_svc._execution_record_for_config(function, config), json.loads(payload))
+
+
+def fire(name: str) -> None:
+    """A schedule's time has come: its own target gets its own input, as the emulator dispatches it."""
+    from ministack.services import scheduler
+
+    found = [key for key, schedule in scheduler._schedules._data.items() if key[2] == name and schedule["State"] == "ENABLED"]
+    if not found:
+        raise ValueError(f"no enabled schedule {name}; there are {sorted(key[2] for key in scheduler._schedules._data)}")
+    with _ticking:
+        scheduler._schedule_last_fired.update(dict.fromkeys(found, 0))
+    scheduler._tick_schedules()
+
+
+def _one_at_a_time(tick):
+    def tick_schedules():
+        with _ticking:
+            tick()
+
+    return tick_schedules
 
 
 def emit(scope: tuple[str, str], source: str, detail_type: str, detail: dict, resources: list[str]) -> None:

@@ -1,0 +1,413 @@
+//! The local cloud: the emulator under our launcher, with the real template deployed on it and the real binaries in it.
+//!
+//! ```no_run
+//! use highwater_tests::{Cloud, MariaDb, config};
+//! use serde_json::json;
+//! let mut config = config();
+//! config["clusters"]["orders"]["backup"]["max_incrementals"] = json!(2);
+//! let (cloud, db) = (Cloud::deployed(&config), MariaDb::start());
+//! let host = cloud.host("orders", &db);
+//! cloud.fire("backup-orders");
+//! cloud.wait_for_item("orders", "backup#", |item| item["state"] == "committed");
+//! ```
+//!
+//! The template is what `cdk synth` makes of `infra/` and the test's configuration (kept below `target/cloud` for the next
+//! test with the same one). A function's zip holds one line that executes the debug binary beside the test: a deployment then
+//! copies no gigabyte. Nothing fires by itself: the configuration's schedules are a year apart, [`Cloud::fire`] lets one's
+//! time come. A DB host is an instance of the emulator whose `highwater-host` is ours and reads `/etc/highwater/host.toml`
+//! from a directory of the test; a drill's instance has what `infra/README.md` asks of its image.
+//!
+//! Everything ends with the value. A test that panics prints what the functions and the hosts logged.
+
+mod call;
+mod host;
+mod synth;
+
+pub use call::{AwsError, Person};
+pub use host::CloudHost;
+
+use crate::scratch::Scratch;
+use crate::{block_on, tool, wait_for, wait_for_within};
+use call::Http;
+use highwater_aws::s3::{Bucket, Endpoint};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// Name of the deployment, region and account of every local cloud.
+const DEPLOYMENT: &str = "highwater";
+const REGION: &str = "eu-west-1";
+const ACCOUNT: &str = "000000000000";
+
+/// The id of the host of the `n`th cluster: a configuration names its hosts before they exist.
+fn host_id(n: usize) -> String {
+    format!("i-0db{n:014x}")
+}
+
+/// A deployment of one cluster, `orders`.
+pub fn config() -> Value {
+    config_of(&["orders"])
+}
+
+/// A deployment of these clusters. Change what the test is about: `config["clusters"]["orders"]["keep"]["chains"] = json!(1)`.
+pub fn config_of(clusters: &[&str]) -> Value {
+    let never = "rate(365 days)";
+    let cluster = |n: usize| {
+        json!({
+            "host": host_id(n),
+            "backup": {"schedule": never},
+            "drill": {"schedule": never, "image": "ami-0123456789abcdef0", "checks": "start_timeout_s = 60\nbuffer_pool_mib = 64\n"},
+        })
+    };
+    let clusters: serde_json::Map<_, _> = clusters.iter().enumerate().map(|(n, name)| ((*name).to_owned(), cluster(n))).collect();
+    json!({
+        "name": DEPLOYMENT,
+        "network": {
+            "vpc_id": "vpc-0123456789abcdef0",
+            "subnet_ids": ["subnet-0123456789abcdef0"],
+            "s3_prefix_list_id": "pl-6da54004",
+            "endpoint_security_group_id": "sg-0123456789abcdef0",
+        },
+        "fleet_drill": {"schedule": never},
+        "reconcile_schedule": never,
+        "prune_schedule": never,
+        "clusters": clusters,
+    })
+}
+
+/// One launcher, alone on ports of its own.
+#[derive(Debug)]
+pub struct Cloud {
+    scratch: Scratch,
+    launcher: Child,
+    http: Http,
+    /// Of the stack, once it is deployed.
+    outputs: Value,
+}
+
+impl Cloud {
+    /// An empty cloud.
+    pub fn start() -> Self {
+        let scratch = Scratch::new("cloud");
+        let log = File::create(scratch.join("launcher.log")).expect("create the launcher's log");
+        // Without the scratch directory's mark: the launcher ends with its starter, and takes its hosts along in order.
+        let mut launcher = Command::new(tool("emu/bin/python"))
+            .args(["-B", concat!(env!("CARGO_MANIFEST_DIR"), "/local-cloud/launcher.py"), "--data"])
+            .arg(scratch.join("d"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("start the launcher");
+        let mut line = String::new();
+        BufReader::new(launcher.stdout.take().expect("its standard output")).read_line(&mut line).expect("read its first line");
+        let log = || std::fs::read_to_string(scratch.join("launcher.log")).unwrap_or_default();
+        let ready: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("the launcher did not start: {}", log()));
+        let http = Http::new(text(&ready, "endpoint"));
+        let cloud = Self { scratch, launcher, http, outputs: Value::Null };
+        cloud.settings(json!({"sfn_wait_scale": 0.01, "lambda_retry_s": 0.2, "shutdown_grace_s": 0.2}));
+        cloud.control("PUT", "hosts", &host::image(&cloud.scratch));
+        cloud
+    }
+
+    /// A cloud with the template of this configuration deployed.
+    pub fn deployed(config: &Value) -> Self {
+        let mut cloud = Self::start();
+        cloud.deploy(config);
+        cloud
+    }
+
+    /// Deploys the template of a configuration; a second time, updates the stack.
+    pub fn deploy(&mut self, config: &Value) {
+        let assembly = synth::assembly(config);
+        let mut deploy = Command::new(tool("emu/bin/python"));
+        deploy.args(["-B", concat!(env!("CARGO_MANIFEST_DIR"), "/local-cloud/deploy.py")]).arg(assembly);
+        let outputs = crate::run(deploy.args(["--endpoint", self.http.url()]));
+        self.outputs = serde_json::from_str(&outputs).expect("the stack's outputs");
+        self.listen_to_notifications();
+    }
+
+    /// An output of the stack: `Bucket`, `Catalog`, `SigningKey`, `ApprovalUrl`, `DrillMachine`, `PromotionMachine`.
+    pub fn output(&self, name: &str) -> &str {
+        text(&self.outputs, name)
+    }
+
+    /// Its address.
+    pub fn url(&self) -> &str {
+        self.http.url()
+    }
+
+    /// The test's directory.
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    // ---- what a test orders of the launcher (tests/local-cloud/README.md)
+
+    /// One order.
+    pub fn control(&self, method: &str, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.http.send(method, &format!("/_local-cloud/{path}"), &[], body.to_string().as_bytes());
+        assert_eq!(status, 200, "{method} {path} {body}: {}", String::from_utf8_lossy(&answer));
+        serde_json::from_slice(&answer).expect("the launcher's JSON")
+    }
+
+    /// Orders a fault: `json!({"on": "ssm:SendCommand", "effect": "lose-reply", "times": 1})`.
+    pub fn fault(&self, fault: Value) {
+        self.control("POST", "faults", &fault);
+    }
+
+    /// How often each ordered fault has struck, in their order.
+    pub fn fault_hits(&self) -> Vec<u64> {
+        let faults = self.control("GET", "faults", &json!({}));
+        array(&faults).iter().map(|fault| fault["hits"].as_u64().expect("hits")).collect()
+    }
+
+    /// Forgets the faults.
+    pub fn no_faults(&self) {
+        self.control("DELETE", "faults", &json!({}));
+    }
+
+    /// Changes settings: `json!({"sfn_timeout_scale": 0.01})`.
+    pub fn settings(&self, settings: Value) {
+        self.control("PUT", "settings", &settings);
+    }
+
+    /// Every event of SSM and EC2 so far, and its fate.
+    pub fn events(&self) -> Vec<Value> {
+        array(&self.control("GET", "events", &json!({}))).clone()
+    }
+
+    /// Delivers the events that a `hold` kept, turned round or not.
+    pub fn release_events(&self, reversed: bool) {
+        self.control("POST", "events/release", &json!({"order": if reversed { "reversed" } else { "kept" }}));
+    }
+
+    /// Lets a schedule's time come: `backup-orders`, `drill-orders`, `fleet-drill`, `fleet-reconcile`, `fleet-prune`.
+    pub fn fire(&self, schedule: &str) {
+        self.control("POST", &format!("schedules/{DEPLOYMENT}/{schedule}/fire"), &json!({}));
+    }
+
+    /// Every instance that was ever launched: `instance-id`, `state`, `tags`, `running` (processes), …
+    pub fn instances(&self) -> Vec<Value> {
+        array(&self.control("GET", "hosts", &json!({}))).clone()
+    }
+
+    /// The drills' instances that still cost something.
+    pub fn drill_instances(&self) -> Vec<Value> {
+        let live = |i: &Value| i["tags"]["highwater:purpose"] == "drill" && !matches!(text(i, "state"), "shutting-down" | "terminated");
+        self.instances().into_iter().filter(live).collect()
+    }
+
+    // ---- functions
+
+    /// Calls a function and waits for its answer, or its error's type and message.
+    ///
+    /// # Errors
+    /// The function's own.
+    pub fn invoke(&self, function: &str, event: &Value) -> Result<Value, (String, String)> {
+        let path = format!("/2015-03-31/functions/{DEPLOYMENT}-{function}/invocations");
+        let (status, answer) =
+            self.http.send("POST", &path, &[("authorization", &self.http.scope("lambda"))], event.to_string().as_bytes());
+        let answer: Value = serde_json::from_slice(&answer).unwrap_or_else(|e| panic!("{function}: {status}: not JSON: {e}"));
+        match (status, answer["errorType"].as_str()) {
+            (200, None) => Ok(answer),
+            (200, Some(name)) => Err((name.to_owned(), answer["errorMessage"].as_str().unwrap_or_default().to_owned())),
+            _ => panic!("{function}: {status}: {answer}"),
+        }
+    }
+
+    /// What a function has logged.
+    pub fn function_log(&self, function: &str) -> String {
+        let group = json!({"logGroupName": format!("/aws/lambda/{DEPLOYMENT}-{function}")});
+        let Ok(found) = self.aws("logs", "Logs_20140328.FilterLogEvents", &group) else { return String::new() };
+        array(&found["events"]).iter().map(|event| format!("{}\n", text(event, "message").trim_end())).collect()
+    }
+
+    // ---- state machines
+
+    /// Starts `drill`, `drill-fleet` or `restore-primary`; returns the execution's ARN.
+    pub fn start_execution(&self, machine: &str, input: &Value) -> String {
+        let started = self.states("StartExecution", &json!({"stateMachineArn": self.machine(machine), "input": input.to_string()}));
+        text(&started, "executionArn").to_owned()
+    }
+
+    /// An execution as `DescribeExecution` shows it.
+    pub fn execution(&self, arn: &str) -> Value {
+        self.states("DescribeExecution", &json!({"executionArn": arn}))
+    }
+
+    /// Waits for an execution's end. `output` is parsed; `status`, `error` and `cause` are as AWS has them.
+    pub fn wait_execution(&self, arn: &str) -> Value {
+        let mut ended = wait_for_within(Duration::from_secs(180), &format!("the end of {arn}"), || {
+            Some(self.execution(arn)).filter(|execution| execution["status"] != "RUNNING")
+        });
+        if let Some(output) = ended["output"].as_str() {
+            ended["output"] = serde_json::from_str(output).expect("the execution's output");
+        }
+        ended
+    }
+
+    /// Runs one to its end.
+    pub fn execute(&self, machine: &str, input: &Value) -> Value {
+        self.wait_execution(&self.start_execution(machine, input))
+    }
+
+    /// Aborts one.
+    pub fn stop_execution(&self, arn: &str) {
+        self.states("StopExecution", &json!({"executionArn": arn}));
+    }
+
+    /// The ARNs of a machine's executions, newest first.
+    pub fn executions(&self, machine: &str) -> Vec<String> {
+        let found = self.states("ListExecutions", &json!({"stateMachineArn": self.machine(machine)}));
+        array(&found["executions"]).iter().map(|execution| text(execution, "executionArn").to_owned()).collect()
+    }
+
+    /// The names of the states that an execution has entered, in order.
+    pub fn states_entered(&self, arn: &str) -> Vec<String> {
+        let history = self.states("GetExecutionHistory", &json!({"executionArn": arn, "maxResults": 1000}));
+        array(&history["events"]).iter().filter_map(|event| Some(event["stateEnteredEventDetails"]["name"].as_str()?.to_owned())).collect()
+    }
+
+    fn states(&self, operation: &str, request: &Value) -> Value {
+        self.aws("states", &format!("AWSStepFunctions.{operation}"), request).unwrap_or_else(|e| panic!("{e:?}"))
+    }
+
+    fn machine(&self, name: &str) -> String {
+        format!("arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:{DEPLOYMENT}-{name}")
+    }
+
+    // ---- stores
+
+    /// Every catalog item of a cluster, in the order of their sort keys.
+    pub fn items(&self, cluster: &str) -> Vec<Value> {
+        let mut request = json!({
+            "TableName": self.output("Catalog"), "ConsistentRead": true, "KeyConditionExpression": "pk = :pk",
+            "ExpressionAttributeValues": {":pk": {"S": format!("cluster#{cluster}")}},
+        });
+        let mut items = Vec::new();
+        loop {
+            let page = self.aws("dynamodb", "DynamoDB_20120810.Query", &request).unwrap_or_else(|e| panic!("{e:?}"));
+            items.extend(array(&page["Items"]).iter().map(|item| call::plain(&json!({"M": item}))));
+            match page.get("LastEvaluatedKey") {
+                Some(last) => request["ExclusiveStartKey"] = last.clone(),
+                None => return items,
+            }
+        }
+    }
+
+    /// One item, by its sort key.
+    pub fn item(&self, cluster: &str, sk: &str) -> Option<Value> {
+        self.items(cluster).into_iter().find(|item| item["sk"] == sk)
+    }
+
+    /// Waits for an item whose sort key begins with `prefix` and which is as wanted; the newest of those.
+    pub fn wait_for_item(&self, cluster: &str, prefix: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        wait_for(&format!("an item {prefix} of {cluster} as wanted, among {:?}", self.keys_of(cluster)), || {
+            self.items(cluster).into_iter().rev().find(|item| text(item, "sk").starts_with(prefix) && wanted(item))
+        })
+    }
+
+    fn keys_of(&self, cluster: &str) -> Vec<String> {
+        self.items(cluster).iter().map(|item| text(item, "sk").to_owned()).collect()
+    }
+
+    /// For clients of the test's own: `Table::new(&cloud.sdk(), cloud.output("Catalog"))`.
+    pub fn sdk(&self) -> highwater_aws::SdkConfig {
+        block_on(self.endpoint().sdk_config())
+    }
+
+    /// The bucket of the backups.
+    pub fn bucket(&self) -> Bucket {
+        block_on(Bucket::connect_to(self.output("Bucket"), &self.endpoint()))
+    }
+
+    /// An object's bytes.
+    pub fn object(&self, key: &str) -> Vec<u8> {
+        block_on(self.bucket().get(key, None, u64::MAX)).expect("get an object").to_vec()
+    }
+
+    /// The keys below a prefix.
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        block_on(self.bucket().list(prefix)).expect("list the bucket")
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        let key = || "test".to_owned();
+        Endpoint { url: self.url().to_owned(), region: REGION.into(), access_key_id: key(), secret_access_key: key() }
+    }
+
+    // ---- notifications
+
+    fn listen_to_notifications(&self) {
+        self.aws("sqs", "AmazonSQS.CreateQueue", &json!({"QueueName": "inbox"})).unwrap_or_else(|e| panic!("{e:?}"));
+        let (topic, queue) =
+            (format!("arn:aws:sns:{REGION}:{ACCOUNT}:{DEPLOYMENT}-notifications"), format!("arn:aws:sqs:{REGION}:{ACCOUNT}:inbox"));
+        let subscription = [
+            ("TopicArn", topic.as_str()),
+            ("Protocol", "sqs"),
+            ("Endpoint", &queue),
+            ("Attributes.entry.1.key", "RawMessageDelivery"),
+            ("Attributes.entry.1.value", "true"),
+        ];
+        self.query("sns", "Subscribe", &subscription);
+    }
+
+    /// The notifications since the last look.
+    pub fn notifications(&self) -> Vec<String> {
+        let url = format!("{}/{ACCOUNT}/inbox", self.url());
+        let mut found = Vec::new();
+        loop {
+            let request = json!({"QueueUrl": url, "MaxNumberOfMessages": 10});
+            let page = self.aws("sqs", "AmazonSQS.ReceiveMessage", &request).unwrap_or_else(|e| panic!("{e:?}"));
+            let Some(messages) = page["Messages"].as_array().filter(|messages| !messages.is_empty()) else { return found };
+            for message in messages {
+                found.push(text(message, "Body").to_owned());
+                let seen = json!({"QueueUrl": url, "ReceiptHandle": message["ReceiptHandle"]});
+                self.aws("sqs", "AmazonSQS.DeleteMessage", &seen).unwrap_or_else(|e| panic!("{e:?}"));
+            }
+        }
+    }
+
+    /// What the functions, hosts and the launcher logged: what one wants to read when a test fails.
+    fn story(&self) -> String {
+        let mut story = String::new();
+        let mut add = |what: &str, log: &str| {
+            if !log.trim().is_empty() {
+                story.push_str(&format!("--- {what}\n{}\n", log.trim_end()));
+            }
+        };
+        synth::FUNCTIONS.iter().for_each(|function| add(function, &self.function_log(function)));
+        let hosts = std::fs::read_dir(self.scratch.join("d/hosts")).into_iter().flatten().flatten();
+        for run in hosts.flat_map(|host| std::fs::read_dir(host.path().join("run")).into_iter().flatten().flatten()) {
+            for stream in ["stdout", "stderr"] {
+                add(&format!("{} {stream}", run.path().display()), &std::fs::read_to_string(run.path().join(stream)).unwrap_or_default());
+            }
+        }
+        add("launcher", &std::fs::read_to_string(self.scratch.join("launcher.log")).unwrap_or_default());
+        story
+    }
+}
+
+impl Drop for Cloud {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.story())).unwrap_or_default());
+        }
+        let _ = Command::new("kill").arg(self.launcher.id().to_string()).status();
+        let _ = self.launcher.wait();
+    }
+}
+
+/// A text of a JSON object that must have it.
+#[track_caller]
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}"))
+}
+
+#[track_caller]
+fn array(value: &Value) -> &Vec<Value> {
+    value.as_array().unwrap_or_else(|| panic!("not an array: {value}"))
+}

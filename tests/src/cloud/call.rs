@@ -1,0 +1,172 @@
+//! Calls to the emulator as AWS's own protocols have them, without an SDK: a test says what it sends.
+
+use super::{ACCOUNT, Cloud, REGION};
+use crate::run;
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+
+/// A refused call.
+#[derive(Debug, Clone)]
+pub struct AwsError {
+    /// The service's error code.
+    pub code: String,
+    /// Its message.
+    pub message: String,
+}
+
+/// Somebody whom IAM knows.
+#[derive(Debug, Clone)]
+pub struct Person {
+    /// As IAM names it: what a function hears of the caller.
+    pub arn: String,
+    key: String,
+    secret: String,
+}
+
+impl Cloud {
+    /// A call of a service that speaks JSON: `aws("ssm", "AmazonSSM.GetParameter", …)`.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    pub fn aws(&self, service: &str, target: &str, request: &Value) -> Result<Value, AwsError> {
+        let version = if matches!(service, "dynamodb" | "states" | "sqs") { "1.0" } else { "1.1" };
+        let headers = [
+            ("authorization", self.http.scope(service)),
+            ("x-amz-target", target.to_owned()),
+            ("content-type", format!("application/x-amz-json-{version}")),
+        ];
+        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let (status, answer) = self.http.send("POST", "/", &headers, request.to_string().as_bytes());
+        let answer = if answer.is_empty() { b"{}".to_vec() } else { answer };
+        let answer: Value = serde_json::from_slice(&answer).unwrap_or_else(|e| panic!("{target}: {status}: not JSON: {e}"));
+        if status == 200 {
+            return Ok(answer);
+        }
+        let either = |a: &str, b: &str| answer[a].as_str().or(answer[b].as_str()).unwrap_or_default().to_owned();
+        let code = either("__type", "code").rsplit('#').next().unwrap_or_default().to_owned();
+        Err(AwsError { code, message: either("message", "Message") })
+    }
+
+    /// A call of a service that speaks forms and XML; returns the XML.
+    pub(super) fn query(&self, service: &str, action: &str, parameters: &[(&str, &str)]) -> String {
+        let mut form = format!("Action={action}");
+        parameters.iter().for_each(|(name, value)| form.push_str(&format!("&{name}={}", encoded(value))));
+        let headers = [("authorization", self.http.scope(service)), ("content-type", "application/x-www-form-urlencoded".to_owned())];
+        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let (status, answer) = self.http.send("POST", "/", &headers, form.as_bytes());
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert_eq!(status, 200, "{service} {form}: {answer}");
+        answer
+    }
+
+    /// A user with an access key.
+    pub fn user(&self, name: &str) -> Person {
+        self.query("iam", "CreateUser", &[("UserName", name)]);
+        let answer = self.query("iam", "CreateAccessKey", &[("UserName", name)]);
+        let arn = format!("arn:aws:iam::{ACCOUNT}:user/{name}");
+        Person { arn, key: element(&answer, "AccessKeyId"), secret: element(&answer, "SecretAccessKey") }
+    }
+
+    /// Calls decide-approval's URL as this person: status and answer. The emulator checks the signature.
+    pub fn call_approval_url(&self, person: &Person, body: &Value) -> (u16, Value) {
+        let url = self.output("ApprovalUrl");
+        let id = url.split("://").last().and_then(|u| u.split('.').next()).unwrap_or_else(|| panic!("an id in {url}"));
+        let answer = run(Command::new("curl")
+            .args(["--silent", "--show-error", "--aws-sigv4", &format!("aws:amz:{REGION}:lambda")])
+            .args(["--user", &format!("{}:{}", person.key, person.secret), "--header", "content-type: application/json"])
+            .args(["--data-binary", &body.to_string(), "--write-out", "\n%{http_code}"])
+            .arg(format!("{}/_aws/lambda-url/{id}/", self.url())));
+        let (body, status) = answer.rsplit_once('\n').expect("a status after the body");
+        (status.parse().expect("a status"), serde_json::from_str(body).unwrap_or_else(|_| json!(body)))
+    }
+
+    /// The role that a DB host of a cluster runs with, made as `infra/README.md` tells an operator to.
+    pub(super) fn host_profile(&self, cluster: &str) -> String {
+        let (name, policy) = (format!("db-{cluster}"), format!("arn:aws:iam::{ACCOUNT}:policy/{}-host-{cluster}", super::DEPLOYMENT));
+        let trust = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ec2.amazonaws.com"},"Action":"sts:AssumeRole"}]}"#;
+        let tag = [("Tags.member.1.Key", "highwater:cluster"), ("Tags.member.1.Value", cluster)];
+        self.query("iam", "CreateRole", &[[("RoleName", name.as_str()), ("AssumeRolePolicyDocument", trust)], tag].concat());
+        self.query("iam", "AttachRolePolicy", &[("RoleName", &name), ("PolicyArn", &policy)]);
+        self.query("iam", "CreateInstanceProfile", &[("InstanceProfileName", &name)]);
+        self.query("iam", "AddRoleToInstanceProfile", &[("InstanceProfileName", &name), ("RoleName", &name)]);
+        name
+    }
+}
+
+/// DynamoDB's typed JSON as plain JSON.
+pub(super) fn plain(value: &Value) -> Value {
+    let Some((kind, inner)) = value.as_object().and_then(|o| o.iter().next()) else { return Value::Null };
+    match kind.as_str() {
+        "N" => serde_json::from_str(inner.as_str().unwrap_or("null")).unwrap_or(Value::Null),
+        "M" => inner.as_object().into_iter().flatten().map(|(name, value)| (name.clone(), plain(value))).collect(),
+        "L" => inner.as_array().into_iter().flatten().map(plain).collect(),
+        "NULL" => Value::Null,
+        _ => inner.clone(),
+    }
+}
+
+/// The first element of this name.
+fn element(xml: &str, name: &str) -> String {
+    let found = xml.split_once(&format!("<{name}>")).and_then(|(_, rest)| rest.split_once("</"));
+    found.unwrap_or_else(|| panic!("no {name} in {xml}")).0.to_owned()
+}
+
+fn encoded(value: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~".contains(&b);
+    value.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+/// HTTP/1.0 to one address: an answer ends with its connection.
+#[derive(Debug)]
+pub(super) struct Http {
+    url: String,
+}
+
+impl Http {
+    pub(super) fn new(url: &str) -> Self {
+        Self { url: url.to_owned() }
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What the emulator finds the service by; it checks no signature here.
+    pub(super) fn scope(&self, service: &str) -> String {
+        format!("AWS4-HMAC-SHA256 Credential=test/20260101/{REGION}/{service}/aws4_request, SignedHeaders=host, Signature=0")
+    }
+
+    /// Status and body of one exchange.
+    pub(super) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, Vec<u8>) {
+        let address = self.url.trim_start_matches("http://");
+        let mut head = format!("{method} {path} HTTP/1.0\r\nhost: {address}\r\ncontent-length: {}\r\n", body.len());
+        headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
+        head.push_str("\r\n");
+        let exchange = || -> std::io::Result<Vec<u8>> {
+            let mut stream = TcpStream::connect(address)?;
+            stream.write_all(&[head.as_bytes(), body].concat())?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer)?;
+            Ok(answer)
+        };
+        let answer = exchange().unwrap_or_else(|e| panic!("{method} {path}: {e}"));
+        let split = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or_else(|| panic!("{method} {path}: no answer"));
+        let status = String::from_utf8_lossy(&answer[..split]).split(' ').nth(1).and_then(|s| s.parse().ok());
+        (status.unwrap_or_else(|| panic!("{method} {path}: no status")), answer[split + 4..].to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::text;
+
+    #[test]
+    fn typed_json_becomes_plain() {
+        let typed = json!({"M": {"a": {"N": "7"}, "b": {"L": [{"S": "x"}, {"NULL": true}]}, "c": {"BOOL": true}}});
+        assert_eq!(plain(&typed), json!({"a": 7, "b": ["x", null], "c": true}));
+        assert_eq!(text(&plain(&json!({"M": {"s": {"S": "t"}}})), "s"), "t");
+    }
+}
