@@ -3,6 +3,7 @@
 mod approve;
 mod audit;
 mod backups;
+mod certificate;
 mod error;
 mod next_backup;
 mod output;
@@ -37,6 +38,9 @@ enum Command {
     Audit(audit::AuditArgs),
     /// Write the approval that `highwater-host promote` asks for.
     Approve(approve::ApproveArgs),
+    /// Verify or show the certificate of a passed drill; offline.
+    #[command(subcommand)]
+    Certificate(certificate::CertificateCommand),
 }
 
 /// Which cluster, and where its backups are.
@@ -75,6 +79,7 @@ async fn dispatch(cli: &Cli) -> Result<()> {
         Command::Backups(args) => backups::run(args, cli.json).await,
         Command::Audit(args) => audit::run(args, cli.json).await,
         Command::Approve(args) => approve::run(args, cli.json),
+        Command::Certificate(command) => certificate::run(command, cli.json),
     }
 }
 

@@ -2,7 +2,29 @@
 //! with a reason when it is too large, of another format, or breaks a rule of its own.
 
 use crate::Sha256;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// A stored document exactly: where it lies, and the digest of its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pinned {
+    /// `s3://<bucket>/<key>`.
+    pub uri: String,
+    /// SHA-256 of its bytes.
+    pub sha256: Sha256,
+}
+
+impl Pinned {
+    /// An object of a bucket.
+    pub fn object(bucket: &str, key: &str, sha256: Sha256) -> Self {
+        Self { uri: format!("s3://{bucket}/{key}"), sha256 }
+    }
+
+    /// The key, if it is one of `bucket`.
+    pub fn key_in(&self, bucket: &str) -> Option<&str> {
+        self.uri.strip_prefix("s3://")?.strip_prefix(bucket)?.strip_prefix('/').filter(|key| !key.is_empty())
+    }
+}
 
 /// Why bytes are not the document they should be.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,7 @@
 //! Names with a meaning. Each has a checked `FromStr`, a round-trip `Display`, and the same text in
 //! JSON, object keys, logs, tags and the CLI.
 
+use crate::Sha256;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -208,6 +209,42 @@ impl fmt::Display for Incarnation {
 }
 text_serde!(Incarnation);
 
+/// Names one drill: when its execution started (UTC, to the second), and a digest of the execution's ARN. Step Functions may
+/// ask for a plan twice: both times it is the same drill. Sorts by time as text: `20261122T020000Z-4f7c90ab`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DrillId(String);
+
+impl DrillId {
+    /// The drill of an execution that started at `at`.
+    pub fn of_execution(at: Timestamp, execution: &str) -> Self {
+        let digest = Sha256::of(execution.as_bytes()).to_string();
+        Self(format!("{}-{}", stamp(at), &digest[..8]))
+    }
+
+    /// When its execution started, to the second.
+    pub fn started_at(&self) -> Timestamp {
+        self.0.get(..16).and_then(parse_stamp).unwrap_or_default()
+    }
+}
+
+impl FromStr for DrillId {
+    type Err = IdError;
+    fn from_str(s: &str) -> Result<Self, IdError> {
+        let nonce = |n: &str| n.len() == 8 && n.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        match s.split_once('-') {
+            Some((at, digest)) if parse_stamp(at).is_some() && nonce(digest) => Ok(Self(s.to_owned())),
+            _ => refuse("drill id", s, "YYYYMMDDTHHMMSSZ-xxxxxxxx, like 20261122T020000Z-4f7c90ab"),
+        }
+    }
+}
+
+impl fmt::Display for DrillId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+text_serde!(DrillId);
+
 /// `v1/<cluster>/`: everything of one cluster lies below it.
 pub fn cluster_prefix(cluster: &ClusterId) -> String {
     format!("v1/{cluster}/")
@@ -216,6 +253,11 @@ pub fn cluster_prefix(cluster: &ClusterId) -> String {
 /// `v1/<cluster>/<incarnation>/<backup-id>/`: everything of one backup lies below it.
 pub fn backup_prefix(cluster: &ClusterId, incarnation: &Incarnation, backup: &BackupId) -> String {
     format!("v1/{cluster}/{incarnation}/{backup}/")
+}
+
+/// `v1/<cluster>/drills/<drill-id>/`: everything of one drill lies below it.
+pub fn drill_prefix(cluster: &ClusterId, drill: &DrillId) -> String {
+    format!("v1/{cluster}/drills/{drill}/")
 }
 
 #[cfg(test)]
@@ -248,6 +290,12 @@ mod tests {
         assert_eq!("20261122T015900Z-8b2e".parse::<Incarnation>().unwrap().to_string(), "20261122T015900Z-8b2e");
         assert!("20261122T015900Z-8b2e-1".parse::<Incarnation>().is_err());
         assert!("../etc".parse::<HostId>().is_err());
+        assert_eq!("20261122T015900Z-4f7c90ab".parse::<DrillId>().unwrap().to_string(), "20261122T015900Z-4f7c90ab");
+        for bad in
+            ["20261122T015900Z-4f7c", "20261122T015900Z-4F7C90AB", "20261322T015900Z-4f7c90ab", "../x", "20261122T015900Z-4f7c90ab/.."]
+        {
+            assert!(bad.parse::<DrillId>().is_err(), "{bad}");
+        }
     }
 
     #[test]
@@ -255,5 +303,16 @@ mod tests {
         let id: BackupId = "20261122T020000Z-incremental-4f7c".parse().unwrap();
         assert_eq!(id.kind(), BackupKind::Incremental);
         assert_eq!(id.requested_at().to_string(), "2026-11-22T02:00:00Z");
+    }
+
+    #[test]
+    fn a_drill_is_its_execution_and_sorts_by_its_start() {
+        let at = |s: &str| s.parse::<Timestamp>().unwrap();
+        let id = DrillId::of_execution(at("2026-11-22T02:00:00.7Z"), "arn:aws:states:eu-west-1:1:execution:drill:a");
+        assert_eq!(id, DrillId::of_execution(at("2026-11-22T02:00:00.7Z"), "arn:aws:states:eu-west-1:1:execution:drill:a"));
+        assert_eq!(id.to_string().parse::<DrillId>().unwrap(), id);
+        assert_eq!(id.started_at(), at("2026-11-22T02:00:00Z"));
+        assert_ne!(id, DrillId::of_execution(at("2026-11-22T02:00:00.7Z"), "arn:aws:states:eu-west-1:1:execution:drill:b"));
+        assert!(id < DrillId::of_execution(at("2026-11-22T02:00:01Z"), "arn:aws:states:eu-west-1:1:execution:drill:a"));
     }
 }

@@ -25,13 +25,14 @@ pub mod schedule;
 pub mod window;
 
 pub mod approval;
+pub mod certificate;
 pub mod drill;
 pub mod promotion;
 
 mod document;
 
 pub use digest::Sha256;
-pub use document::{Document, DocumentError};
+pub use document::{Document, DocumentError, Pinned};
 pub use failure::{Failure, Retry};
-pub use ids::{BackupId, BackupKind, ClusterId, HostId, Incarnation};
+pub use ids::{BackupId, BackupKind, ClusterId, DrillId, HostId, Incarnation};
 pub use lsn::Lsn;
