@@ -21,6 +21,7 @@ pub mod lease;
 pub mod plan;
 pub mod planner;
 pub mod retention;
+pub mod rto;
 pub mod schedule;
 pub mod window;
 
