@@ -27,7 +27,10 @@ pub mod window;
 
 pub mod approval;
 pub mod certificate;
+pub mod caller;
+pub mod consent;
 pub mod drill;
+pub mod outcome;
 pub mod promotion;
 
 mod document;
