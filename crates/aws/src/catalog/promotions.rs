@@ -7,12 +7,11 @@ use super::lease::{change, held, release};
 use super::{ATTEMPTS, CatalogError, CatalogTable};
 use crate::table::{Key, Range, TableError, Write};
 use highwater_core::consent::PromotionRequest;
-use highwater_core::document::Pinned;
 use highwater_core::lease::{Holder, Lease, Purpose};
 use highwater_core::outcome::Outcome;
 use highwater_core::promotion::PromotionId;
 use highwater_core::schedule::{Force, Owed};
-use highwater_core::{BackupId, ClusterId, HostId};
+use highwater_core::{BackupId, ClusterId, HostId, Pinned};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -189,7 +188,12 @@ impl CatalogTable {
     ///
     /// # Errors
     /// Those of the table.
-    pub async fn promotion_sent(&self, record: &PromotionRecord, command_id: &str, now: Timestamp) -> Result<PromotionRecord, CatalogError> {
+    pub async fn promotion_sent(
+        &self,
+        record: &PromotionRecord,
+        command_id: &str,
+        now: Timestamp,
+    ) -> Result<PromotionRecord, CatalogError> {
         let state = State::Running { command_id: command_id.to_owned(), sent_at: now };
         self.change_promotion(record, &PromotionRecord { state, ..record.clone() }).await
     }
