@@ -2,6 +2,9 @@
 #![warn(missing_docs)]
 
 pub mod error;
+pub mod finish_backup;
 pub mod metrics;
 pub mod plan_restore;
+pub mod reconcile;
 pub mod serve;
+pub mod start_backup;

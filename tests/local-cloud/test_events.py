@@ -51,14 +51,14 @@ def test_an_event_for_a_function_gets_lost_or_doubled(cloud, tmp_path, effect, c
 
 def test_a_schedule_fires_when_ordered_once(cloud, tmp_path):
     log = tmp_path / "calls"
-    arn = cloud.function("f", bootstrap(f'open({str(log)!r}, "a").write(event["n"])'))
+    arn = cloud.function("f", bootstrap(f'open({str(log)!r}, "a").write(event["n"] + event["at"][10:11])'))
     scheduler = cloud.client("scheduler")
     scheduler.create_schedule_group(Name="ours")
     for name, when in {"rate": "rate(1 day)", "cron": "cron(0 3 1 1 ? *)"}.items():
         scheduler.create_schedule(GroupName="ours", Name=name, ScheduleExpression=when, FlexibleTimeWindow={"Mode": "OFF"},
-                                  Target={"Arn": arn, "RoleArn": RULE_ROLE, "Input": json.dumps({"n": name})})
+                                  Target={"Arn": arn, "RoleArn": RULE_ROLE, "Input": json.dumps({"n": name, "at": "<aws.scheduler.scheduled-time>"})})
         cloud.control("POST", f"schedules/ours/{name}/fire")
-        eventually(lambda: log.exists() and log.read_text().endswith(name))
-    assert log.read_text() == "ratecron"
+        eventually(lambda: log.exists() and log.read_text().endswith(f"{name}T"))
+    assert log.read_text() == "rateTcronT"
     with pytest.raises(urllib.error.HTTPError, match="400"):
         cloud.control("POST", "schedules/ours/other/fire")

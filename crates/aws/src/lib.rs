@@ -28,3 +28,6 @@ pub mod versions;
 
 #[cfg(feature = "sns")]
 pub mod sns;
+
+#[cfg(feature = "lambda")]
+pub mod lambda;

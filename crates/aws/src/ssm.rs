@@ -70,12 +70,8 @@ pub struct Invocation {
 impl Invocation {
     /// Whether it will not change any more. Every status that is not on the way is an end.
     pub fn has_ended(&self) -> bool {
-        has_ended(&self.status)
+        !matches!(self.status.as_str(), "Pending" | "InProgress" | "Delayed" | "Cancelling" | "")
     }
-}
-
-fn has_ended(status: &str) -> bool {
-    !matches!(status, "Pending" | "InProgress" | "Delayed" | "Cancelling" | "")
 }
 
 /// The comment by which an operation's commands are found: `highwater <cluster> <operation>`.
@@ -160,11 +156,11 @@ impl Ssm {
         })
     }
 
-    /// The ids of the commands with this comment, on a host, since a time, and whether each has ended.
+    /// The ids of the commands with this comment on a host, since a time.
     ///
     /// # Errors
     /// Those of the service.
-    pub async fn commands_of(&self, comment: &str, host: &HostId, since: Timestamp) -> Result<Vec<(String, bool)>, CallError> {
+    pub async fn commands_of(&self, comment: &str, host: &HostId, since: Timestamp) -> Result<Vec<String>, CallError> {
         let after = CommandFilter::builder().key(CommandFilterKey::InvokedAfter).value(since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
         let after = after.build().map_err(|e| CallError {
             operation: "ssm:ListCommandInvocations",
@@ -178,8 +174,7 @@ impl Ssm {
         while let Some(one) = pages.next().await {
             let one = one.map_err(|e| CallError::of("ssm:ListCommandInvocations", comment, e))?;
             if one.comment.as_deref() == Some(comment) {
-                let status = one.status.as_ref().map(|s| s.as_str().to_owned()).unwrap_or_default();
-                found.extend(one.command_id.map(|id| (id, has_ended(&status))));
+                found.extend(one.command_id);
             }
         }
         Ok(found)
@@ -226,20 +221,6 @@ mod tests {
         assert_eq!(backup_of(&text), Some((cluster, id)));
         for other in ["", "highwater", "highwater orders", "highwater Orders 20261122T020000Z-full-4f7c", "by hand"] {
             assert_eq!(backup_of(other), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn whatever_is_not_on_the_way_is_an_end() {
-        for (status, ended) in [
-            ("Pending", false),
-            ("InProgress", false),
-            ("Delayed", false),
-            ("Success", true),
-            ("Undeliverable", true),
-            ("ExecutionTimedOut", true),
-        ] {
-            assert_eq!(has_ended(status), ended, "{status}");
         }
     }
 }

@@ -154,6 +154,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
     },
   ];
   const commandResult: Grant = { sid: "ReadCommandResult", why: "The true status of a command; the action knows no resource.", actions: ["ssm:GetCommandInvocation"], resources: ["*"] };
+  const findCommands: Grant = { sid: "FindCommands", why: "Commands for one backup, by their comment: a lost reply may hide one; the action knows no resource.", actions: ["ssm:ListCommandInvocations"], resources: ["*"] };
   const answer = (machine: MachineName): Grant => ({
     sid: "AnswerTask",
     why: `The result goes to the ${machine} execution that waits.`,
@@ -183,6 +184,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
         read(["v1/*/requests/*"], "A request that a lost reply hid is compared with its own."),
         s3Key(true),
         ...send("backup", "The backup command."),
+        findCommands,
       ],
     },
     "finish-backup": {
@@ -194,7 +196,9 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
         cluster,
         catalog("The commit, as one conditional transaction, and the lease.", [...READ, ...WRITE]),
         commandResult,
+        findCommands,
         read(["v1/*"], "The manifest, and each object's size and checksum."),
+        { sid: "FindManifest", why: "Whether a manifest is there: of an absent object S3 says 403 to whom may not list.", actions: ["s3:ListBucket"], resources: [names.bucketArn], conditions: { StringLike: { "s3:prefix": "v1/*" } } },
         s3Key(false),
         {
           sid: "ExtendLocks",

@@ -13,6 +13,9 @@ import type { DocumentName, FunctionName, Names } from "./names.ts";
 import { roleOf } from "./permissions.ts";
 import type { Storage } from "./storage.ts";
 
+/** Scheduler fills it in: the same in every delivery of one turn, so that a turn begins one backup. */
+const SCHEDULED_TIME = "<aws.scheduler.scheduled-time>";
+
 /** A standard parameter holds this many characters, an advanced one twice as many. */
 const STANDARD_PARAMETER = 4096;
 
@@ -74,7 +77,7 @@ export class Triggers extends Construct {
         },
       });
     for (const [cluster, { backup, drill }] of Object.entries(config.clusters)) {
-      add(`backup-${cluster}`, `Backups of ${cluster}`, backup, names.function("start-backup"), { cluster }, Duration.hours(1));
+      add(`backup-${cluster}`, `Backups of ${cluster}`, backup, names.function("start-backup"), { cluster, once: SCHEDULED_TIME }, Duration.hours(1));
       if (drill.schedule) add(`drill-${cluster}`, `Drills of ${cluster}`, { ...drill, schedule: drill.schedule }, names.machine("drill"), { cluster }, Duration.hours(6));
     }
     const { schedule, timezone } = config.fleet_drill;

@@ -157,7 +157,7 @@ describe("restore-primary", () => {
     expect(calls.Drill?.[0].Input).toMatchObject({ cluster: "orders", target: "latest" });
     expect(calls.Ask?.[0].Payload).toEqual({ drill: proven, request_id: "r1", execution: "arn:execution", token: "token" });
     expect(calls.Promote?.[0].Payload).toEqual({ drill: proven, approval: approved.approval, execution: "arn:execution", token: "token" });
-    expect(calls.ForceFull?.[0].Payload).toEqual({ cluster: "orders", force: "new-incarnation" });
+    expect(calls.ForceFull?.[0].Payload).toEqual({ cluster: "orders", force: "new-incarnation", once: expect.any(String) });
   });
   it("takes the short input, with no requester in it", async () => {
     const { calls } = await promote();

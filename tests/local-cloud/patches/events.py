@@ -13,6 +13,7 @@ import logging
 import queue
 import threading
 import time
+from datetime import datetime, timezone
 
 from ministack.core.responses import request_scope
 
@@ -39,6 +40,19 @@ def install() -> None:
     owned(scheduler, "_schedule_last_fired")
     replace(scheduler, "_tick_schedules", _one_at_a_time)
     replace(eventbridge, "_dispatch_to_lambda", lambda _dispatch: _invoke_with_retries)
+    replace(eventbridge, "_invoke_target", _with_scheduled_time)
+
+
+def _with_scheduled_time(invoke_target):
+    """Scheduler fills its context attribute into the target's input: the same in each delivery of one turn."""
+
+    def invoke(target, event, *more, **named):
+        if event.get("Source") == "aws.scheduler" and "Input" in target:
+            at = datetime.fromtimestamp(event["Time"], timezone.utc).isoformat().replace("+00:00", "Z")
+            target = {**target, "Input": target["Input"].replace("<aws.scheduler.scheduled-time>", at)}
+        return invoke_target(target, event, *more, **named)
+
+    return invoke
 
 
 def _invoke_with_retries(arn: str, payload: str) -> None:

@@ -175,7 +175,8 @@ impl World {
         let Some(from) = self.live.window_from().filter(|from| window.suffices_for(new, from)) else {
             let in_turn = |b: &StoredManifest| new.manifest.started_at > b.manifest.finished_at;
             let of_now = self.live.newest().is_some_and(|n| n.manifest.incarnation <= new.manifest.incarnation);
-            assert!(new.manifest.parent.is_some() || !of_now || !self.live.backups().all(in_turn), "{} needed the whole", new.id());
+            let is_stale = !of_now || Some(new.id()) < self.live.window_from() || !self.live.backups().all(in_turn);
+            assert!(new.manifest.parent.is_some() || is_stale, "{} needed the whole", new.id());
             return;
         };
         let verdict = |catalog: &Catalog| chain::admit(catalog, new).map_err(|refusal| refusal.name());

@@ -1,0 +1,72 @@
+//! `reconcile`: the last net. Finishes what a lost event left open, and measures what is overdue. A part that fails does not
+//! keep the others from running; the invocation then fails, is tried again, and is an alarm if that does not help.
+//!
+//! It runs every few minutes and on some events, which only say that it is time to look. Everything it does may be done
+//! twice, beside itself and beside the functions it stands in for (I4).
+
+mod backups;
+mod overdue;
+
+use crate::error::{FunctionError, Name};
+use crate::serve::{Common, variable};
+use highwater_aws::catalog::CatalogTable;
+use highwater_aws::lambda::Lambda;
+use highwater_aws::ssm::Ssm;
+use serde::Serialize;
+use serde_json::Value;
+
+/// What it did, in sentences.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Answer {
+    /// One sentence for each thing done or found.
+    pub did: Vec<String>,
+}
+
+/// What the function works with.
+#[derive(Debug, Clone)]
+pub struct Reconcile {
+    deployment: String,
+    clusters: String,
+    catalog: CatalogTable,
+    ssm: Ssm,
+    lambda: Lambda,
+    finish_backup: String,
+}
+
+impl Reconcile {
+    /// From the environment.
+    ///
+    /// # Errors
+    /// `Permanent`, with the variable that is missing.
+    pub fn new(common: Common) -> Result<Self, FunctionError> {
+        Ok(Self {
+            finish_backup: variable("HIGHWATER_FINISH_BACKUP")?,
+            catalog: CatalogTable::new(common.table),
+            ssm: Ssm::new(&common.sdk),
+            lambda: Lambda::new(&common.sdk),
+            deployment: common.deployment,
+            clusters: common.clusters,
+        })
+    }
+
+    /// Handles one event, whatever it says.
+    ///
+    /// # Errors
+    /// Of the parts that failed the first one's name, and all messages.
+    pub async fn handle(&self, _event: Value) -> Result<Answer, FunctionError> {
+        let parts = [Box::pin(self.backups()).await, Box::pin(self.overdue()).await];
+        let (mut did, mut errors) = (Vec::new(), Vec::new());
+        for part in parts {
+            match part {
+                Ok(done) => did.extend(done),
+                Err(error) => errors.push(error),
+            }
+        }
+        did.iter().for_each(|sentence| tracing::info!("{sentence}"));
+        let Some(first) = errors.first() else {
+            return Ok(Answer { did });
+        };
+        let name = errors.iter().map(|e| e.name).find(|name| *name != Name::Transient).unwrap_or(first.name);
+        Err(FunctionError::new(name, errors.iter().map(|e| e.message.as_str()).collect::<Vec<_>>().join("; ")))
+    }
+}
