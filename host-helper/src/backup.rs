@@ -130,6 +130,10 @@ fn upload_options(args: &BackupArgs, request: &BackupRequestV1, config: &Config)
 
 /// Lowers our own priority, thread by thread: those that the runtime has, and so those that they start.
 fn be_gentle(nice: u8) {
+    if nice == 0 {
+        // Not a lower priority: who started us may have lowered it already.
+        return;
+    }
     let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let ids = threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     for id in ids.filter_map(rustix::process::Pid::from_raw) {

@@ -7,7 +7,7 @@
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::signal::Cancel;
-use highwater_aws::s3::{Bucket, crc64nvme_text};
+use highwater_aws::s3::{Bucket, Expected, Proof, crc64nvme_text};
 use highwater_core::Failure;
 use highwater_core::inventory::StreamFile;
 use highwater_core::manifest::DataObject;
@@ -157,8 +157,8 @@ pub async fn upload_within<R: Read + Send + 'static>(
 }
 
 impl StagedStream {
-    /// Makes the objects exist and checks what S3 stored, object by object. Where the store keeps no checksum of its own,
-    /// the objects are read back.
+    /// Makes the objects exist and checks what S3 stored, object by object: its CRC-64/NVME; where the store keeps none, an
+    /// ETag made of the parts' MD5s; and where it is not that either, the object is read back.
     ///
     /// # Errors
     /// `Damaged` when S3 stored something else; what the store says. The uploads are aborted then.
@@ -186,13 +186,13 @@ impl StagedStream {
 /// Completes one upload and compares what S3 stored with what was sent.
 async fn publish_one(bucket: &Bucket, mut object: upload::StagedObject) -> Result<DataObject, (Option<upload::StagedObject>, Error)> {
     let parts = std::mem::take(&mut object.parts);
-    let stored = match object.upload.complete(parts, object.size, object.crc64nvme).await {
-        Ok(stored) => stored,
+    let completed = match object.upload.complete(parts, object.size, object.crc64nvme).await {
+        Ok(completed) => completed,
         Err(error) => return Err((Some(object), error.into())),
     };
     let published = DataObject {
         key: object.upload.key().to_owned(),
-        version_id: stored.version_id,
+        version_id: completed.version_id.clone(),
         size: object.size,
         raw_bytes: object.raw_bytes,
         crc64nvme: crc64nvme_text(object.crc64nvme),
@@ -200,22 +200,23 @@ async fn publish_one(bucket: &Bucket, mut object: upload::StagedObject) -> Resul
         table_offset: object.table_offset,
         table_sha256: object.table_sha256,
     };
-    check_stored(bucket, &published).await.map_err(|e| (None, e))?;
+    check_stored(bucket, &published, &completed.expected).await.map_err(|e| (None, e))?;
     Ok(published)
 }
 
-async fn check_stored(bucket: &Bucket, object: &DataObject) -> Result<()> {
+async fn check_stored(bucket: &Bucket, object: &DataObject, expected: &Expected) -> Result<()> {
     let head = bucket.head(&object.key, object.version_id.as_deref()).await?;
-    if head.size != object.size {
-        return Err(Error::new(Failure::Damaged, format!("{} has {} bytes in S3, {} were sent", object.key, head.size, object.size)));
-    }
-    match head.crc64nvme {
-        Some(crc) if crc == object.crc64nvme => Ok(()),
-        Some(crc) => {
-            let sent = &object.crc64nvme;
-            Err(Error::new(Failure::Damaged, format!("{} has CRC-64/NVME {crc} in S3, {sent} was sent", object.key)))
+    match expected.proof(&head) {
+        Proof::Same => Ok(()),
+        Proof::None => fetch::read_back(bucket, object).await,
+        Proof::Different => {
+            let crc = head.crc64nvme.as_deref().unwrap_or("unknown");
+            let message = format!(
+                "{} has {} bytes and CRC-64/NVME {crc} in S3; {} bytes and {} were sent",
+                object.key, head.size, object.size, object.crc64nvme
+            );
+            Err(Error::new(Failure::Damaged, message))
         }
-        None => fetch::read_back(bucket, object).await,
     }
 }
 

@@ -143,7 +143,12 @@ impl S3 {
 
     /// The bucket, in this process.
     pub fn bucket(&self) -> Bucket {
-        let endpoint = Endpoint { url: self.url(), region: REGION.into(), access_key_id: KEY.into(), secret_access_key: KEY.into() };
+        Self::bucket_at(self.url())
+    }
+
+    /// The bucket, in this process, by way of another address: a [`crate::Proxy`]'s.
+    pub fn bucket_at(url: String) -> Bucket {
+        let endpoint = Endpoint { url, region: REGION.into(), access_key_id: KEY.into(), secret_access_key: KEY.into() };
         block_on(Bucket::connect_to(BUCKET, &endpoint))
     }
 

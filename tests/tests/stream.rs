@@ -1,6 +1,6 @@
 //! The streaming pipeline against real S3 servers, a real backup and the real `mbstream`.
 
-use highwater_aws::s3::Bucket;
+use highwater_aws::s3::{Bucket, Expected, Head, Proof};
 use highwater_core::identity::ToolName;
 use highwater_core::inventory::{InventoryV1, StreamFile};
 use highwater_core::manifest::{DataObject, InventoryRef, ObjectRef, ToolInfo};
@@ -13,9 +13,9 @@ use highwater_host::stream::xbstream::Writer;
 use highwater_host::stream::{
     FetchOptions, Limits, StagedStream, UploadOptions, fetch, load_inventory, store_inventory, upload_within, verify,
 };
-use highwater_tests::{Load, MariaDb, S3, Scratch, block_on, run, wait_for};
+use highwater_tests::{Fault, Load, MariaDb, Proxy, S3, Scratch, block_on, run, wait_for};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -412,21 +412,88 @@ fn a_taken_key_is_never_overwritten_and_the_upload_is_given_up() {
     assert_eq!(s3.unfinished_uploads(), Vec::<String>::new());
 }
 
+/// Completes an upload of one part to `s3`, with what happens to it on the way; returns what it said, and what was left over.
+fn complete_meeting(s3: &S3, faults: &[Fault]) -> (Result<Vec<DataObject>>, Vec<Fault>) {
+    let proxy = Proxy::before(s3, faults);
+    let staged = block_on(stage(&S3::bucket_at(proxy.url()), DISK, cursor(&sample(150)))).unwrap();
+    (block_on(staged.publish()), proxy.left())
+}
+
 #[test]
-fn a_store_without_checksums_is_read_back_before_anything_is_published() {
-    let (s3, scratch) = (S3::start_on_disk(), Scratch::new("readback"));
-    let bucket = s3.bucket();
-    let staged = block_on(stage(&bucket, Limits { parts_per_object: 2, ..DISK }, cursor(&sample(700)))).unwrap();
-    // The store keeps parts as files until they are one object: damage one of them.
+fn an_upload_whose_completion_was_answered_badly_is_found_or_tried_again() {
+    let lost = [
+        vec![Fault::LoseAnswer],
+        vec![Fault::DoneButAnswer(Fault::ERROR_IN_200)],
+        vec![Fault::DoneButAnswer(Fault::UNAVAILABLE)],
+        vec![Fault::DoneButAnswer(Fault::ACCESS_DENIED)],
+        vec![Fault::Answer(Fault::ERROR_IN_200)],
+        vec![Fault::Answer(Fault::UNAVAILABLE), Fault::LoseAnswer],
+        vec![Fault::Answer(Fault::UNAVAILABLE), Fault::DoneButAnswer(Fault::ACCESS_DENIED)],
+    ];
+    for store in [S3::start, S3::start_on_disk] {
+        for faults in &lost {
+            let s3 = store();
+            let (published, left) = complete_meeting(&s3, faults);
+            let objects = published.unwrap_or_else(|e| panic!("{faults:?}: {}", e.chain()));
+            assert_eq!((objects.len(), left), (1, vec![]), "{faults:?}");
+            assert_eq!(s3.get(&objects[0].key).len() as u64, objects[0].size);
+            assert_eq!(s3.keys(PREFIX), [objects[0].key.as_str()]);
+        }
+    }
+}
+
+#[test]
+fn an_upload_that_cannot_be_completed_says_so_and_leaves_nothing() {
+    let denied = [Fault::Answer(Fault::ACCESS_DENIED)];
+    let unavailable = vec![Fault::Answer(Fault::UNAVAILABLE); 3];
+    for (faults, expected) in [(&denied[..], Failure::AccessDenied), (&unavailable, Failure::Storage)] {
+        let s3 = S3::start();
+        let (published, left) = complete_meeting(&s3, faults);
+        let error = published.unwrap_err();
+        assert_eq!((error.failure, left), (expected, vec![]), "{}", error.chain());
+        assert!(error.message.contains("complete upload of"), "{}", error.chain());
+        assert_nothing_left(&s3);
+    }
+}
+
+/// Stages a stream of objects of two parts on the disk's store, as files there until they are one object; gives the path of part 2.
+fn staged_part(s3: &S3) -> (StagedStream, PathBuf) {
+    let staged = block_on(stage(&s3.bucket(), Limits { parts_per_object: 2, ..DISK }, cursor(&sample(700)))).unwrap();
     let part = run(Command::new("find").arg(s3.path()).args(["-name", ".upload*part-2*"]));
-    let part = Path::new(part.trim());
-    let mut bytes = std::fs::read(part).unwrap_or_else(|e| panic!("read {}: {e}", part.display()));
+    (staged, PathBuf::from(part.trim()))
+}
+
+#[test]
+fn a_store_without_checksums_is_read_back_when_its_etag_is_not_that_of_the_parts() {
+    let s3 = S3::start_on_disk();
+    let (staged, part) = staged_part(&s3);
+    let mut bytes = std::fs::read(&part).unwrap_or_else(|e| panic!("read {}: {e}", part.display()));
     bytes[500] ^= 1;
     std::fs::write(part, bytes).unwrap();
     let error = block_on(staged.publish()).unwrap_err();
     assert_eq!(error.failure, Failure::Damaged, "{}", error.chain());
     assert!(error.message.contains("frame 5"), "{}", error.chain());
-    drop(scratch);
+}
+
+#[test]
+fn an_etag_of_the_parts_md5s_proves_an_object_of_a_store_without_checksums() {
+    let s3 = S3::start_on_disk();
+    let (staged, _) = staged_part(&s3);
+    let objects = block_on(staged.publish()).unwrap();
+    let head = block_on(s3.bucket().head(&objects[0].key, None)).unwrap();
+    let expected =
+        |e_tag: Option<&String>| Expected { size: objects[0].size, crc64nvme: objects[0].crc64nvme.clone(), e_tag: e_tag.cloned() };
+    assert!(head.crc64nvme.is_none() && head.e_tag.as_ref().is_some_and(|e| e.ends_with("-2")), "{head:?}");
+    assert_eq!(expected(head.e_tag.as_ref()).proof(&head), Proof::Same);
+    // No other ETag proves that the object is wrong: only reading it back does.
+    for unknown in [None, Some(&"0123456789abcdef0123456789abcdef-2".to_owned())] {
+        assert_eq!(expected(unknown).proof(&head), Proof::None);
+    }
+    // Where there is a CRC, nothing else counts.
+    let keeps = |crc: &str| Head { crc64nvme: Some(crc.into()), ..head.clone() };
+    assert_eq!(expected(head.e_tag.as_ref()).proof(&keeps("AAAAAAAAAAA=")), Proof::Different);
+    assert_eq!(expected(None).proof(&keeps(&objects[0].crc64nvme)), Proof::Same);
+    assert_eq!(expected(None).proof(&Head { size: 1, ..head }), Proof::Different);
 }
 
 /// A tool that writes a while and then never again, nor ends.

@@ -4,9 +4,11 @@
 //! [`head`]'s version: each write that changes what a decision rests on is conditional on the version that was read.
 //! What a crash leaves: an unfinished record with `open`, which `reconcile` finds, and a lease that expires.
 
+pub mod approvals;
 pub mod backups;
 pub mod head;
 pub mod lease;
+pub mod promotions;
 mod window;
 
 pub use window::Window;

@@ -11,9 +11,7 @@ use aws_sdk_s3::config::{Builder, Credentials, Region, ResponseChecksumValidatio
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{
-    ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart, CreateBucketConfiguration,
-};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, CreateBucketConfiguration};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
@@ -21,6 +19,10 @@ use highwater_core::Failure;
 use std::error::Error as StdError;
 use std::ops::Range;
 use std::time::Duration;
+
+mod upload;
+
+pub use upload::{Completed, Expected, Proof, Upload, UploadedPart};
 
 /// How often a request, or the reading of a body, is tried.
 const ATTEMPTS: u32 = 5;
@@ -84,6 +86,8 @@ pub struct Head {
     pub size: u64,
     /// CRC-64/NVME of the whole object as S3 computed it, base64; absent where the store keeps none.
     pub crc64nvme: Option<String>,
+    /// The ETag, without its quotation marks.
+    pub e_tag: Option<String>,
     /// The version, where the bucket keeps versions.
     pub version_id: Option<String>,
 }
@@ -106,18 +110,6 @@ pub struct Bucket {
     pub(crate) client: Client,
     name: String,
 }
-
-/// A multipart upload in progress. Dropping it leaves an orphan: call `complete` or `abort`.
-#[derive(Debug, Clone)]
-pub struct Upload {
-    bucket: Bucket,
-    key: String,
-    id: String,
-}
-
-/// A part that S3 has, with the checksum it was sent under.
-#[derive(Debug, Clone)]
-pub struct UploadedPart(CompletedPart);
 
 /// A store at an address of its own, with its own credentials: a local S3, for tests and demonstrations.
 #[derive(Debug, Clone)]
@@ -319,28 +311,6 @@ impl Bucket {
         }
     }
 
-    /// Starts a multipart upload with a full-object CRC-64/NVME.
-    ///
-    /// # Errors
-    /// `AccessDenied`, `NotFound` (the bucket), `Unavailable`.
-    pub async fn begin_upload(&self, key: &str) -> Result<Upload, StoreError> {
-        let answer = self
-            .client
-            .create_multipart_upload()
-            .bucket(&self.name)
-            .key(key)
-            .content_type("application/zstd")
-            .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
-            .checksum_type(ChecksumType::FullObject)
-            .send()
-            .await
-            .map_err(|e| self.sdk_error("start upload of", key, e))?;
-        match answer.upload_id {
-            Some(id) => Ok(Upload { bucket: self.clone(), key: key.to_owned(), id }),
-            None => Err(self.error("start upload of", key, StoreErrorKind::Unavailable, Some("the answer names no upload id".into()))),
-        }
-    }
-
     /// The keys below a prefix, in order, a page after the other.
     ///
     /// # Errors
@@ -371,95 +341,6 @@ impl Bucket {
     }
 }
 
-impl Upload {
-    /// The key it will create.
-    pub fn key(&self) -> &str {
-        &self.key
-    }
-
-    /// S3's id of the upload, for a message about it.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Uploads part `number` (1 to 10,000). `crc64nvme` is the part's own; S3 refuses a part that differs.
-    ///
-    /// # Errors
-    /// `Mismatch`, `NotFound` (the upload is gone), `AccessDenied`, `Unavailable`.
-    pub async fn part(&self, number: u16, bytes: Bytes, crc64nvme: u64) -> Result<UploadedPart, StoreError> {
-        let crc = crc64nvme_text(crc64nvme);
-        let answer = self
-            .bucket
-            .client
-            .upload_part()
-            .bucket(&self.bucket.name)
-            .key(&self.key)
-            .upload_id(&self.id)
-            .part_number(number.into())
-            .checksum_crc64_nvme(&crc)
-            .body(ByteStream::from(bytes))
-            // The checksum above already covers the body; hashing it once more for the signature buys nothing.
-            .customize()
-            .disable_payload_signing()
-            .send()
-            .await
-            .map_err(|e| self.bucket.sdk_error(format!("upload part {number} of"), &self.key, e))?;
-        if answer.checksum_crc64_nvme.as_ref().is_some_and(|stored| *stored != crc) {
-            let detail = Some(format!("part {number} has CRC-64/NVME {crc}, S3 stored {}", answer.checksum_crc64_nvme.unwrap_or_default()));
-            return Err(self.bucket.error("upload", &self.key, StoreErrorKind::Mismatch, detail));
-        }
-        let part = CompletedPart::builder().part_number(number.into()).set_e_tag(answer.e_tag).checksum_crc64_nvme(crc).build();
-        Ok(UploadedPart(part))
-    }
-
-    /// Makes the object exist, unless the key is taken. `crc64nvme` and `size` are the whole object's; S3
-    /// refuses others. A reply that was lost is found again by looking: the same size and checksum is success. Where the
-    /// store keeps no checksum the size has to do, and the caller has to read the object back.
-    ///
-    /// # Errors
-    /// `AlreadyExists`, `Mismatch`, `NotFound`, `AccessDenied`, `Unavailable`. The caller aborts the upload then.
-    pub async fn complete(&self, mut parts: Vec<UploadedPart>, size: u64, crc64nvme: u64) -> Result<Stored, StoreError> {
-        parts.sort_by_key(|p| p.0.part_number);
-        let crc = crc64nvme_text(crc64nvme);
-        let sent = self
-            .bucket
-            .client
-            .complete_multipart_upload()
-            .bucket(&self.bucket.name)
-            .key(&self.key)
-            .upload_id(&self.id)
-            .if_none_match("*")
-            .checksum_crc64_nvme(&crc)
-            .checksum_type(ChecksumType::FullObject)
-            .mpu_object_size(i64::try_from(size).unwrap_or(i64::MAX))
-            .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts.into_iter().map(|p| p.0).collect())).build())
-            .send()
-            .await;
-        let error = match sent {
-            Ok(answer) => return Ok(Stored { version_id: answer.version_id }),
-            Err(e) => self.bucket.sdk_error("complete upload of", &self.key, e),
-        };
-        match self.bucket.head(&self.key, None).await {
-            Ok(head) if head.size == size && head.crc64nvme.as_ref().is_none_or(|stored| *stored == crc) => {
-                Ok(Stored { version_id: head.version_id })
-            }
-            _ => Err(error),
-        }
-    }
-
-    /// Gives the upload up and frees its parts. An upload that is gone already is success.
-    ///
-    /// # Errors
-    /// `AccessDenied`, `Unavailable`: the parts stay until the bucket's lifecycle rule removes them.
-    pub async fn abort(&self) -> Result<(), StoreError> {
-        let sent = self.bucket.client.abort_multipart_upload().bucket(&self.bucket.name).key(&self.key).upload_id(&self.id).send().await;
-        match sent.map_err(|e| self.bucket.sdk_error("abort upload of", &self.key, e)) {
-            Err(e) if e.kind != StoreErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        }
-    }
-}
-
 async fn read_body(mut body: ByteStream, wanted: usize) -> Result<Bytes, aws_sdk_s3::primitives::ByteStreamError> {
     let Some(first) = body.try_next().await? else {
         return Ok(Bytes::new());
@@ -481,6 +362,7 @@ fn head_of(answer: &HeadObjectOutput) -> Head {
     Head {
         size: answer.content_length.and_then(|n| u64::try_from(n).ok()).unwrap_or_default(),
         crc64nvme: answer.checksum_crc64_nvme.clone().filter(|_| !composite),
+        e_tag: answer.e_tag.as_deref().map(|e_tag| e_tag.trim_matches('"').to_owned()),
         version_id: answer.version_id.clone(),
     }
 }

@@ -7,6 +7,9 @@ use crate::ids::{ClusterId, HostId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+/// What an approval says where nobody knows who asked: a promotion started in the console. Two have to approve then.
+pub const UNKNOWN_REQUESTER: &str = "unknown";
+
 /// An approval, version 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,7 +24,7 @@ pub struct ApprovalV1 {
     pub report_sha256: Sha256,
     /// The one host it holds for.
     pub target_host: HostId,
-    /// Who asked for the promotion.
+    /// Who asked for the promotion, or [`UNKNOWN_REQUESTER`].
     pub requester: String,
     /// Who approved it; never the requester alone.
     pub approvers: Vec<String>,
@@ -82,6 +85,13 @@ impl Document for ApprovalV1 {
         }
         if self.approvers.contains(&self.requester) {
             return Err(format!("{} asked for the promotion and cannot approve it", self.requester));
+        }
+        let same = |a: &String| self.approvers.iter().filter(|b| *b == a).count() > 1;
+        if let Some(twice) = self.approvers.iter().find(|a| same(a)) {
+            return Err(format!("it names {twice} twice"));
+        }
+        if self.requester == UNKNOWN_REQUESTER && self.approvers.len() < 2 {
+            return Err("nobody knows who asked for it, and only one approved it: two have to".into());
         }
         if self.expires_at <= self.approved_at {
             return Err(format!("it expires at {}, not after {}", self.expires_at, self.approved_at));

@@ -26,8 +26,11 @@ pub mod schedule;
 pub mod window;
 
 pub mod approval;
+pub mod caller;
 pub mod certificate;
+pub mod consent;
 pub mod drill;
+pub mod outcome;
 pub mod promotion;
 
 mod document;

@@ -39,13 +39,13 @@ export class Watch extends Construct {
     };
     const { BREACHING, NOT_BREACHING } = TreatMissingData;
     // reconcile writes these at each run: without it nobody would notice a lost backup, so silence is an alarm.
-    alarm("backups-overdue", "A cluster has no restore point younger than its overdue_hours, or reconcile does not run", count(names, "OverdueBackups"), BREACHING, 2);
-    alarm("drills-overdue", "A cluster has no passed drill younger than its overdue_days, or reconcile does not run", count(names, "OverdueDrills"), BREACHING, 2);
-    alarm("promotion-stuck", "A promotion and its roll-back failed: act now, see RUNBOOK", count(names, "StuckPromotions"), NOT_BREACHING);
-    alarm("backups-failed", "A backup ended without a restore point", count(names, "FailedBackups"), NOT_BREACHING);
-    alarm("drills-failed", "A drill did not pass", executions(names, "drill", ["ExecutionsFailed", "ExecutionsTimedOut", "ExecutionsAborted"]), NOT_BREACHING);
-    alarm("function-errors", "A function ended with an error more than its callers retried away", functionErrors(functions), NOT_BREACHING, 3);
-    alarm("dead-letters", "An event was given up: look at it in the queue", storage.deadLetters.metricApproximateNumberOfMessagesVisible({ period: Duration.minutes(5), statistic: "max" }), NOT_BREACHING);
+    alarm("backups-overdue", "A cluster has no restore point younger than its overdue_hours, or reconcile does not run. RUNBOOK: backups-overdue", count(names, "OverdueBackups"), BREACHING, 2);
+    alarm("drills-overdue", "A cluster has no passed drill younger than its overdue_days, or reconcile does not run. RUNBOOK: drills-overdue", count(names, "OverdueDrills"), BREACHING, 2);
+    alarm("promotion-stuck", "A promotion and its roll-back failed: act now. RUNBOOK: promotion-stuck", count(names, "StuckPromotions"), NOT_BREACHING);
+    alarm("backups-failed", "A backup ended without a restore point. RUNBOOK: backups-failed", count(names, "FailedBackups"), NOT_BREACHING);
+    alarm("drills-failed", "A drill did not pass. RUNBOOK: drills-failed", executions(names, "drill", ["ExecutionsFailed", "ExecutionsTimedOut", "ExecutionsAborted"]), NOT_BREACHING);
+    alarm("function-errors", "A function ended with an error more than its callers retried away. RUNBOOK: function-errors", functionErrors(functions), NOT_BREACHING, 3);
+    alarm("dead-letters", "An event was given up: look at it in the queue. RUNBOOK: dead-letters", storage.deadLetters.metricApproximateNumberOfMessagesVisible({ period: Duration.minutes(5), statistic: "max" }), NOT_BREACHING);
   }
 
   #dashboard(config: Config, names: Names, functions: Functions): void {

@@ -264,6 +264,14 @@ describe("the deployment", () => {
     const asked = [...terraform("outputs.tf").matchAll(/outputs\["(\w+)"\]/g)].map((m) => m[1]);
     expect(asked.sort()).toEqual(Object.keys(template.Outputs).sort());
   });
+  it("has a section of the runbook for each alarm, which the alarm names", () => {
+    const runbook = readFileSync(new URL("../../../docs/RUNBOOK.md", import.meta.url), "utf8");
+    const alarms = runbook.slice(runbook.indexOf("## Alarms"), runbook.indexOf("## Disasters"));
+    const sections = [...alarms.matchAll(/^### (.*)$/gm)].map((m) => m[1]);
+    const named = Object.values<any>(s.template.findResources("AWS::CloudWatch::Alarm")).map(({ Properties }) => [Properties.AlarmName, Properties.AlarmDescription.match(/RUNBOOK: (.*)$/)?.[1]]);
+    expect(named.map(([, section]) => section).sort()).toEqual(sections.sort());
+    for (const [alarm, section] of named) expect(alarm).toBe(`highwater-${section}`);
+  });
   it("has a lock file that names no registry", () => {
     expect(readFileSync(new URL("../package-lock.json", import.meta.url), "utf8")).not.toContain('"resolved"');
   });
