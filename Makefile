@@ -41,13 +41,27 @@ bench: tools ## Speed and memory against the usual pipelines; writes docs/BENCHM
 	cargo build --release -p highwater-host -p highwater-tests --bins --benches --quiet
 	target/release/bench
 
+# The functions are built by cargo-lambda, which links them against an older glibc than this machine's: Lambda's.
+LAMBDA := $(HIGHWATER_TOOLS)/lambda
+$(LAMBDA)/.installed: Makefile
+	python3 -m venv $(LAMBDA)
+	$(LAMBDA)/bin/pip install --quiet --disable-pip-version-check cargo-lambda==1.9.2 ziglang==0.17.1
+	touch $@
+
+.PHONY: functions
+functions: $(LAMBDA)/.installed ## The functions, for this machine's architecture, in target/lambda
+	PATH=$(LAMBDA)/bin:$$PATH cargo lambda build --locked --profile function --disable-optimizations --quiet \
+		-p highwater-functions --$$(uname -m | sed 's/x86_64/x86-64/;s/aarch64/arm64/')
+
 .PHONY: package
-package: ## The two binaries, for this machine's architecture, in target/package
+package: functions ## A zip for each function, the two commands, and their SHA-256 sums, in target/package
 	cargo build --release --locked -p highwater-host -p highwater --quiet
-	@name=highwater-$$(cargo metadata --no-deps --format-version 1 | sed -E 's/.*"name":"highwater-host","version":"([^"]+)".*/\1/')-$$(uname -m); \
-	mkdir -p target/package && \
-	tar -czf target/package/$$name.tar.gz --transform "s,.*/,$$name/,;s,^LICENSE,$$name/LICENSE," LICENSE target/release/highwater target/release/highwater-host && \
-	(cd target/package && sha256sum $$name.tar.gz | tee $$name.tar.gz.sha256)
+	@scripts/package.py $$(cargo metadata --no-deps --format-version 1 | sed -E 's/.*"name":"highwater-host","version":"([^"]+)".*/\1/') $$(uname -m)
+
+.PHONY: bench-functions
+bench-functions: tools functions ## Cold start, size and memory of each function; writes its part of docs/BENCHMARKS.md
+	cargo build --workspace --bins --quiet
+	target/debug/bench_functions
 
 .PHONY: fmt
 fmt: ## Format

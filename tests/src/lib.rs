@@ -16,6 +16,7 @@
 //! [`Scratch`] directory in its environment and ends with it, even when the test is killed. Nothing waits for a
 //! duration: [`wait_for`] waits for a state. A helper run that logs a WARN or ERROR nobody allowed fails the test.
 
+pub mod benchmarks;
 mod cloud;
 mod host;
 mod host_toml;

@@ -26,8 +26,7 @@ fn main() {
     }
     let streams: Vec<_> = [args.stream_gb / 10, args.stream_gb].into_iter().map(|gb| bench.stream(gb.max(1))).collect();
     let text = report(&args, &backup, &results, &streams);
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/BENCHMARKS.md"));
-    std::fs::write(path, &text).expect("write docs/BENCHMARKS.md");
+    highwater_tests::benchmarks::write_helper(&text);
     println!("{text}");
 }
 

@@ -1,0 +1,103 @@
+//! `make bench-functions`: what each function weighs and how soon it asks for its first event. Writes its part of
+//! docs/BENCHMARKS.md.
+
+use highwater_tests::benchmarks;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+const ROUNDS: usize = 30;
+const AIMS: (f64, f64, f64) = (15.0, 4.0, 64.0);
+
+struct Measured {
+    name: String,
+    /// Milliseconds from `execve` to the first `/next`: the median and the slowest.
+    start_ms: (f64, f64),
+    zip_mb: f64,
+    binary_mb: f64,
+    /// MiB at the first `/next`.
+    peak_mib: f64,
+}
+
+fn main() {
+    let mut functions: Vec<PathBuf> = std::fs::read_dir("target/lambda")
+        .expect("target/lambda: run `make functions` first")
+        .flatten()
+        .map(|entry| entry.path().join("bootstrap"))
+        .filter(|bootstrap| bootstrap.exists())
+        .collect();
+    functions.sort();
+    let measured: Vec<_> = functions.iter().map(|bootstrap| measure(bootstrap)).collect();
+    let text = report(&measured);
+    benchmarks::write_functions(&text);
+    println!("{text}");
+}
+
+fn measure(bootstrap: &Path) -> Measured {
+    let name = bootstrap.parent().and_then(Path::file_name).expect("a function's directory").to_string_lossy().into_owned();
+    let api = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a runtime API");
+    let mut starts: Vec<(f64, f64)> = (0..ROUNDS).map(|_| start(bootstrap, &name, &api)).collect();
+    starts.sort_by(|a, b| a.0.total_cmp(&b.0));
+    // A zip of one file is its deflated bytes and a hundred more.
+    let zip = highwater_tests::run(Command::new("sh").args(["-c", "gzip -9 <\"$0\" | wc -c"]).arg(bootstrap));
+    eprintln!("{name}: {:.1} ms", starts[ROUNDS / 2].0);
+    Measured {
+        name,
+        start_ms: (starts[ROUNDS / 2].0, starts[ROUNDS - 1].0),
+        zip_mb: zip.trim().parse::<f64>().expect("a size") / 1e6,
+        binary_mb: std::fs::metadata(bootstrap).expect("the binary").len() as f64 / 1e6,
+        peak_mib: starts.iter().map(|s| s.1).fold(0.0, f64::max),
+    }
+}
+
+/// Starts one until it asks for its first event: milliseconds, and its memory's peak in MiB.
+fn start(bootstrap: &Path, name: &str, api: &TcpListener) -> (f64, f64) {
+    let mut command = Command::new(bootstrap);
+    command.env_clear().env("AWS_LAMBDA_RUNTIME_API", api.local_addr().expect("its address").to_string());
+    command.envs([("AWS_LAMBDA_FUNCTION_NAME", name), ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"), ("AWS_LAMBDA_FUNCTION_VERSION", "1")]);
+    command.envs([("AWS_LAMBDA_LOG_GROUP_NAME", "g"), ("AWS_LAMBDA_LOG_STREAM_NAME", "s"), ("AWS_REGION", "eu-west-1")]);
+    command.envs([("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_SESSION_TOKEN", "test")]);
+    for variable in ["DEPLOYMENT", "CLUSTERS", "TABLE", "BUCKET"] {
+        command.env(format!("HIGHWATER_{variable}"), "highwater");
+    }
+    let started = Instant::now();
+    let mut process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start a function");
+    let (stream, _) = api.accept().expect("the runtime's connection");
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).expect("the runtime's request");
+    let took = started.elapsed().as_secs_f64() * 1e3;
+    assert!(line.contains("/invocation/next"), "{name} asked for {line:?} first");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).expect("the process's status");
+    let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).and_then(|l| l.trim().split(' ').next()?.parse::<f64>().ok());
+    process.kill().expect("end a function");
+    process.wait().expect("a function's end");
+    (took, peak.expect("VmHWM") / 1024.0)
+}
+
+fn report(measured: &[Measured]) -> String {
+    let mut text = format!(
+        "Written by `make bench-functions`, {}: release binaries as cargo-lambda builds them, on the machine above. Start: from\n\
+         `execve` to the first `/next` at the runtime API, median of {ROUNDS} and slowest. Peak: resident memory at that moment.\n\n\
+         | function | start, ms | slowest | zip, MB | binary, MB | peak, MiB |\n| --- | ---: | ---: | ---: | ---: | ---: |\n",
+        jiff::Timestamp::now().strftime("%Y-%m-%d"),
+    );
+    for m in measured {
+        text.push_str(&format!(
+            "| `{}` | {:.1} | {:.1} | {:.2} | {:.1} | {:.1} |\n",
+            m.name, m.start_ms.0, m.start_ms.1, m.zip_mb, m.binary_mb, m.peak_mib
+        ));
+    }
+    let worst = |of: fn(&Measured) -> f64| measured.iter().map(of).fold(0.0, f64::max);
+    let aims = [
+        ("first `/next` ≤ 15 ms (median)", worst(|m| m.start_ms.0), AIMS.0, "ms"),
+        ("zip ≤ 4 MB", worst(|m| m.zip_mb), AIMS.1, "MB"),
+        ("peak ≤ 64 MiB", worst(|m| m.peak_mib), AIMS.2, "MiB"),
+    ];
+    text.push_str("\n| aim | worst | |\n| --- | ---: | --- |\n");
+    for (what, is, aim, unit) in aims {
+        text.push_str(&format!("| {what} | {is:.1} {unit} | {} |\n", if is <= aim { "reached" } else { "not reached" }));
+    }
+    text
+}
