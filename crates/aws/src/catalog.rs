@@ -9,6 +9,7 @@ pub mod backups;
 pub mod head;
 pub mod lease;
 pub mod promotions;
+pub mod prune;
 mod window;
 
 pub use window::Window;

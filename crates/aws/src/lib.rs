@@ -32,3 +32,6 @@ pub mod sfn;
 
 #[cfg(feature = "sns")]
 pub mod sns;
+
+#[cfg(all(feature = "dynamodb", feature = "s3"))]
+pub mod prune;

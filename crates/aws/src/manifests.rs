@@ -45,10 +45,11 @@ pub async fn head_objects(bucket: &Bucket, objects: BTreeSet<ObjectId>) -> Resul
 }
 
 /// Does `work` for every item, `AT_ONCE` at a time; the first error ends it.
-pub(crate) async fn each<I, T, F>(mut items: impl Iterator<Item = I>, work: impl Fn(I) -> F) -> Result<Vec<T>, StoreError>
+pub(crate) async fn each<I, T, E, F>(mut items: impl Iterator<Item = I>, work: impl Fn(I) -> F) -> Result<Vec<T>, E>
 where
     T: Send + 'static,
-    F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    E: Send + 'static,
+    F: Future<Output = Result<T, E>> + Send + 'static,
 {
     let (mut done, mut running) = (Vec::new(), JoinSet::new());
     loop {

@@ -265,6 +265,16 @@ impl Table {
     /// # Errors
     /// `Unreadable`; those of the service.
     pub async fn query<T: DeserializeOwned>(&self, range: Range) -> Result<Vec<T>, TableError> {
+        self.query_for(range, &[]).await
+    }
+
+    /// As [`Table::query`], but of each item only these attributes and its key; all where none is named.
+    ///
+    /// # Errors
+    /// As [`Table::query`].
+    pub async fn query_for<T: DeserializeOwned>(&self, range: Range, attributes: &[&str]) -> Result<Vec<T>, TableError> {
+        let projection = attributes.iter().chain(&["pk", "sk"]).map(|name| format!("#{name}")).collect::<Vec<_>>().join(", ");
+        let projection = Some(projection).filter(|_| !attributes.is_empty());
         let text = |s: &str| AttributeValue::S(s.to_owned());
         let mut pages = self
             .client
@@ -272,6 +282,8 @@ impl Table {
             .table_name(&self.name)
             .consistent_read(true)
             .key_condition_expression("pk = :pk AND sk BETWEEN :from AND :to")
+            .set_expression_attribute_names(projection.as_deref().map(names_in))
+            .set_projection_expression(projection)
             .expression_attribute_values(":pk", text(&range.pk))
             .expression_attribute_values(":from", text(&range.from))
             .expression_attribute_values(":to", text(&range.to))

@@ -53,7 +53,11 @@ impl Bucket {
     /// # Errors
     /// `AccessDenied`, `NotFound` (the bucket), `Unavailable`.
     pub async fn versions(&self, prefix: &str) -> Result<Vec<Version>, StoreError> {
-        let mut found = Vec::new();
+        Ok(self.list_versions(prefix, None).await?.0)
+    }
+
+    async fn list_versions(&self, prefix: &str, delimiter: Option<&str>) -> Result<(Vec<Version>, Vec<String>), StoreError> {
+        let (mut found, mut folders) = (Vec::new(), Vec::new());
         let (mut key_marker, mut version_marker) = (None, None);
         loop {
             let page = self
@@ -61,6 +65,7 @@ impl Bucket {
                 .list_object_versions()
                 .bucket(self.name())
                 .prefix(prefix)
+                .set_delimiter(delimiter.map(str::to_owned))
                 .set_key_marker(key_marker.take())
                 .set_version_id_marker(version_marker.take())
                 .send()
@@ -73,8 +78,9 @@ impl Bucket {
                 let (Some(key), Some(version_id)) = (key, version_id) else { continue };
                 found.push(Version { key, version_id, size, is_marker });
             }
+            folders.extend(page.common_prefixes.unwrap_or_default().into_iter().filter_map(|p| p.prefix));
             if page.is_truncated != Some(true) {
-                return Ok(found);
+                return Ok((found, folders));
             }
             (key_marker, version_marker) = (page.next_key_marker, page.next_version_id_marker);
             if key_marker.is_none() {
@@ -82,6 +88,14 @@ impl Bucket {
                 return Err(self.error("list versions below", prefix, StoreErrorKind::Unavailable, detail));
             }
         }
+    }
+
+    /// The names directly below a prefix that something lies below, however hidden: `a/` holds `b/` and `c/`.
+    ///
+    /// # Errors
+    /// As [`Bucket::versions`].
+    pub async fn folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        Ok(self.list_versions(prefix, Some("/")).await?.1)
     }
 
     /// Deletes a version for good. One that is gone already is success.

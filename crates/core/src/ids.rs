@@ -260,6 +260,11 @@ pub fn drill_prefix(cluster: &ClusterId, drill: &DrillId) -> String {
     format!("v1/{cluster}/drills/{drill}/")
 }
 
+/// `v1/<cluster>/requests/<backup-id>.json`: what asked for a backup.
+pub fn request_key(cluster: &ClusterId, backup: &BackupId) -> String {
+    format!("v1/{cluster}/requests/{backup}.json")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
