@@ -6,5 +6,6 @@ pub mod finish_backup;
 pub mod metrics;
 pub mod plan_restore;
 pub mod reconcile;
+pub mod prune;
 pub mod serve;
 pub mod start_backup;

@@ -24,6 +24,9 @@ use std::time::Instant;
 /// The most backups that one run marks, and the most remains that it removes; the rest is for the next run.
 const PER_RUN: usize = 1000;
 
+/// The most unknown backups that are named: with more, the catalog is not one to sweep by.
+const UNKNOWN_NAMED: usize = 20;
+
 /// How often a run decides again because the catalog changed under it.
 const ATTEMPTS: usize = 5;
 
@@ -58,6 +61,14 @@ pub struct Decision {
     /// Backups with a manifest in the bucket that the catalog does not know. They are left alone.
     pub unknown: Vec<BackupId>,
     shelf: Shelf,
+}
+
+impl Decision {
+    /// Bytes of the committed backups that stay, data only.
+    pub fn kept_bytes(&self) -> u64 {
+        let going: BTreeSet<_> = self.retention.deleted.iter().map(|d| &d.backup_id).collect();
+        self.shelf.in_state("committed").filter(|b| !going.contains(&b.backup_id)).map(|b| b.stored_bytes).sum()
+    }
 }
 
 /// Objects below the prefix of a backup that never became a restore point.
@@ -271,6 +282,9 @@ async fn remains(bucket: &Bucket, cluster: &ClusterId, shelf: &Shelf, now: Times
         let versions = versions_of(bucket, cluster, &prefix, &backup_id).await?;
         if !failed && versions.iter().any(|v| v.key == format!("{prefix}{MANIFEST_NAME}")) {
             unknown.push(backup_id);
+            if unknown.len() == UNKNOWN_NAMED {
+                break;
+            }
             continue;
         }
         let hold = held_by(bucket, &versions).await?;

@@ -335,9 +335,8 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       env: env.topic,
       grants: [
         everyCluster,
-        catalog("Marks before, and removes after, the objects are gone.", [...READ, "dynamodb:UpdateItem", "dynamodb:DeleteItem", "dynamodb:ConditionCheckItem"]),
-        openOperations,
-        read(["v1/*"], "The manifest names what belongs to a backup."),
+        catalog("Marks before, and removes after, the objects are gone.", [...READ, ...WRITE, "dynamodb:DeleteItem"]),
+        read(["v1/*"], "The locks of a backup's objects."),
         s3Key(false),
         {
           sid: "ListVersions",
@@ -349,7 +348,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
         {
           sid: "DeleteVersions",
           why: "The one place that deletes; Object Lock still holds.",
-          actions: ["s3:DeleteObjectVersion", "s3:GetObjectRetention"],
+          actions: ["s3:DeleteObjectVersion", "s3:GetObjectRetention", "s3:GetObjectLegalHold"],
           resources: [names.objects("v1/*")],
         },
         ...notify("What a retention run could not do."),
