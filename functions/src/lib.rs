@@ -5,7 +5,7 @@ pub mod error;
 pub mod finish_backup;
 pub mod metrics;
 pub mod plan_restore;
-pub mod reconcile;
 pub mod prune;
+pub mod reconcile;
 pub mod serve;
 pub mod start_backup;

@@ -107,7 +107,7 @@ pub async fn decide(
     keep: &KeepConfig,
     now: Timestamp,
 ) -> Result<Decision, PruneError> {
-    let mut shelf = catalog.shelf(cluster).await?;
+    let mut shelf = catalog.shelf(cluster, now).await?;
     let points = shelf.points();
     let candidates: Vec<_> = retain(&points, keep, &shelf.facts).deleted.into_iter().map(|d| d.backup_id).collect();
     let considered: BTreeSet<_> = candidates.iter().take(PER_RUN).cloned().collect();
@@ -136,7 +136,7 @@ pub async fn prune(
     for _ in 0..ATTEMPTS {
         let decision = decide(catalog, bucket, cluster, keep, now).await?;
         if mark(catalog, cluster, &decision).await? {
-            let done = carry_out(catalog, bucket, cluster, &decision, deadline).await?;
+            let done = carry_out(catalog, bucket, cluster, &decision, now, deadline).await?;
             return Ok((decision, done));
         }
     }
@@ -160,21 +160,27 @@ async fn carry_out(
     bucket: &Bucket,
     cluster: &ClusterId,
     decision: &Decision,
+    now: Timestamp,
     deadline: Instant,
 ) -> Result<Done, PruneError> {
     let mut done = Done::default();
     let briefs: BTreeMap<_, _> = decision.shelf.backups.iter().map(|b| (&b.backup_id, b)).collect();
     let new = decision.retention.deleted.iter().filter_map(|d| briefs.get(&d.backup_id).copied());
+    // Who planned with a backup before the mark has recorded it by now, or is refused: from here on nobody can begin to use one.
+    let again = catalog.shelf(cluster, now).await?;
+    let in_use = again.marked_in_use();
     let mut waiting: BTreeSet<BackupId> = BTreeSet::new();
     for brief in decision.marked.iter().chain(new) {
         let id = &brief.backup_id;
-        let gone = match Instant::now() < deadline {
-            _ if waiting.contains(id) => Err("a backup that needs it is not gone yet".to_owned()),
-            false => Err("the run's time was over: the next run goes on".to_owned()),
-            true => {
-                let prefix = backup_prefix(cluster, &brief.incarnation, id);
-                delete(bucket, versions_of(bucket, cluster, &prefix, id).await?).await?.map_err(|hold| format!("{hold}"))
-            }
+        let gone = if let Some(by) = in_use.get(id) {
+            Err(format!("{by} uses it"))
+        } else if waiting.contains(id) {
+            Err("a backup that needs it is not gone yet".to_owned())
+        } else if Instant::now() >= deadline {
+            Err("the run's time was over: the next run goes on".to_owned())
+        } else {
+            let prefix = backup_prefix(cluster, &brief.incarnation, id);
+            delete(bucket, versions_of(bucket, cluster, &prefix, id).await?).await?.map_err(|hold| hold.to_string())
         };
         match gone {
             Ok(bytes) => {

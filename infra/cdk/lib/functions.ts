@@ -332,7 +332,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       timeout: Duration.minutes(15),
       memoryMiB: 512,
       byEvent: true,
-      env: env.topic,
+      env: {},
       grants: [
         everyCluster,
         catalog("Marks before, and removes after, the objects are gone.", [...READ, ...WRITE, "dynamodb:DeleteItem"]),
@@ -351,7 +351,6 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
           actions: ["s3:DeleteObjectVersion", "s3:GetObjectRetention", "s3:GetObjectLegalHold"],
           resources: [names.objects("v1/*")],
         },
-        ...notify("What a retention run could not do."),
       ],
     },
   };

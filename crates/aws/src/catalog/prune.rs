@@ -3,17 +3,24 @@
 //! A mark is a transaction on the head's version, so it happens only to the catalog that was decided on: no commit came
 //! between. What a crash leaves: marked records, which are no restore points any more; the next run goes on with them.
 
+use super::approvals::ApprovalRecord;
 use super::backups::{BackupRecord, State, point_keys};
 use super::head::Head;
+use super::promotions::PromotionRecord;
 use super::{CatalogError, CatalogTable};
 use crate::table::{Range, TableError, Write};
+use highwater_core::consent::RequestState;
 use highwater_core::retention::{Facts, Point};
-use highwater_core::{BackupId, ClusterId, Incarnation};
-use jiff::Timestamp;
+use highwater_core::{BackupId, ClusterId, DrillId, Incarnation};
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// The most backups marked by one transaction: a record and two points each, and the head, of 100 writes.
 pub const MARKS: usize = 30;
+
+/// How long a passed drill still counts as using its backup: a promotion may be asked for on it.
+const DRILL_COUNTS: SignedDuration = SignedDuration::from_hours(24);
 
 /// A backup's record without its manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -40,6 +47,19 @@ pub struct Brief {
 
 const BRIEF: [&str; 7] = ["backup_id", "incarnation", "parent", "state", "finished_at", "stored_bytes", "open"];
 
+/// A drill's record, as far as retention looks at it.
+#[derive(Debug, Clone, Deserialize)]
+struct DrillBrief {
+    drill_id: DrillId,
+    backup_id: BackupId,
+    #[serde(default)]
+    passed_at: Option<Timestamp>,
+    #[serde(default)]
+    open: Option<String>,
+}
+
+const DRILL_BRIEF: [&str; 4] = ["drill_id", "backup_id", "passed_at", "open"];
+
 /// Every backup of a cluster in brief, and what is known beside them.
 #[derive(Debug, Clone)]
 pub struct Shelf {
@@ -59,6 +79,23 @@ impl Shelf {
         committed.filter_map(point).collect()
     }
 
+    /// Marked backups that something uses all the same: it was begun while they were being marked. What a used backup
+    /// rests on is among them.
+    pub fn marked_in_use(&self) -> BTreeMap<BackupId, &str> {
+        let marked: BTreeMap<_, _> = self.in_state("pruning").map(|b| (&b.backup_id, b.parent.as_ref())).collect();
+        let mut in_use = BTreeMap::new();
+        for (id, by) in &self.facts.used {
+            let mut at = Some(id);
+            while let Some((id, parent)) = at.and_then(|id| marked.get_key_value(id)) {
+                if in_use.insert((*id).clone(), by.as_str()).is_some() {
+                    break;
+                }
+                at = *parent;
+            }
+        }
+        in_use
+    }
+
     /// The backups in a state, children before parents.
     pub fn in_state<'a>(&'a self, state: &'a str) -> impl Iterator<Item = &'a Brief> {
         self.backups.iter().rev().filter(move |b| b.state == state)
@@ -69,20 +106,46 @@ impl CatalogTable {
     /// Reads what retention decides on. Manifests are not read: the answer's size is that of the ids.
     ///
     /// # Errors
-    /// `Unreadable` also for an unfinished drill, approval or promotion that does not say what it uses; those of the table.
-    pub async fn shelf(&self, cluster: &ClusterId) -> Result<Shelf, CatalogError> {
+    /// Those of the table.
+    pub async fn shelf(&self, cluster: &ClusterId, now: Timestamp) -> Result<Shelf, CatalogError> {
         let head = self.head(cluster).await?;
         let backups: Vec<Brief> = self.table.query_for(Range::prefixed(cluster, "backup#"), &BRIEF).await?;
         let mut facts = Facts::default();
         facts.passed.extend(head.last_passed_drill.iter().map(|d| d.backup_id.clone()));
         for b in backups.iter().filter(|b| b.open.is_some()) {
-            let by = format!("backup {}", b.backup_id);
-            match b.state.as_str() {
-                "committed" => facts.used.push((b.backup_id.clone(), "the end of its own commit".to_owned())),
-                _ => facts.used.extend(b.parent.clone().map(|parent| (parent, by))),
+            let used = if b.state == "committed" { Some(b.backup_id.clone()) } else { b.parent.clone() };
+            facts.used.extend(used.map(|used| (used, format!("backup {}, not finished,", b.backup_id))));
+        }
+        self.drills_and_promotions(cluster, &mut facts, now).await?;
+        Ok(Shelf { head, backups, facts })
+    }
+
+    /// What drills have proven, and what unfinished drills, requests and promotions use. A request uses its restore point
+    /// as long as a promotion may follow from it, a drill for a while after it has passed: between two records of one
+    /// flow there is then no gap.
+    async fn drills_and_promotions(&self, cluster: &ClusterId, facts: &mut Facts, now: Timestamp) -> Result<(), CatalogError> {
+        let drills: Vec<DrillBrief> = self.table.query_for(Range::prefixed(cluster, "drill#"), &DRILL_BRIEF).await?;
+        for drill in drills {
+            if drill.open.is_some() || drill.passed_at.is_some_and(|at| now.duration_since(at) < DRILL_COUNTS) {
+                facts.used.push((drill.backup_id.clone(), format!("drill {}", drill.drill_id)));
+            }
+            facts.passed.extend(drill.passed_at.map(|_| drill.backup_id));
+        }
+        let requests: Vec<ApprovalRecord> = self.table.query(Range::prefixed(cluster, "approval#")).await?;
+        for record in requests {
+            let ApprovalRecord { request, open, .. } = record;
+            let Some(question) = request.question else { continue };
+            let valid = SignedDuration::from_hours(question.valid_hours.into());
+            let may_follow = matches!(request.state, RequestState::Waiting {} | RequestState::Approved {})
+                && now < question.expires_at.saturating_add(valid).unwrap_or(Timestamp::MAX);
+            if open.is_some() || may_follow {
+                facts.used.push((question.backup_id, format!("request {}", request.id)));
             }
         }
-        Ok(Shelf { head, backups, facts })
+        let promotions: Vec<PromotionRecord> = self.table.query(Range::prefixed(cluster, "promotion#")).await?;
+        let open = promotions.into_iter().filter(|p| p.open.is_some() || p.state.is_unfinished());
+        facts.used.extend(open.map(|p| (p.backup_id, format!("promotion {}", p.id))));
+        Ok(())
     }
 
     /// Marks committed backups as `pruning` and removes the points by which they are found, in one transaction, if the
