@@ -8,6 +8,7 @@ mod chain;
 mod fixtures;
 mod model;
 mod planner;
+mod protocol;
 mod retention;
 mod schedule;
 mod support;
