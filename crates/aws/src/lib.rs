@@ -35,3 +35,6 @@ pub mod sns;
 
 #[cfg(all(feature = "dynamodb", feature = "s3"))]
 pub mod prune;
+
+#[cfg(all(feature = "dynamodb", feature = "s3"))]
+pub mod rebuild;

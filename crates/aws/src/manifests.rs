@@ -31,6 +31,14 @@ pub async fn read_catalog(bucket: &Bucket, cluster: &ClusterId) -> Result<Catalo
 /// # Errors
 /// `AccessDenied`, `NotFound` (the bucket), `Unavailable`.
 pub async fn read_manifests(bucket: &Bucket, cluster: &ClusterId) -> Result<Vec<Found>, StoreError> {
+    Ok(read_manifest_texts(bucket, cluster).await?.into_iter().map(|(found, _)| found).collect())
+}
+
+/// As [`read_manifests`], each with its exact text; an unreadable one has none.
+///
+/// # Errors
+/// As [`read_manifests`].
+pub async fn read_manifest_texts(bucket: &Bucket, cluster: &ClusterId) -> Result<Vec<(Found, String)>, StoreError> {
     let prefix = cluster_prefix(cluster);
     let keys = bucket.list(&prefix).await?.into_iter().filter(|key| is_manifest_key(&prefix, key));
     each(keys, |key| read_one(bucket.clone(), key)).await
@@ -85,15 +93,16 @@ fn is_manifest_key(prefix: &str, key: &str) -> bool {
     first.is_some_and(|f| f != "drills") && backup.is_some() && name == Some(MANIFEST_NAME) && rest.is_none()
 }
 
-async fn read_one(bucket: Bucket, key: String) -> Result<Found, StoreError> {
+async fn read_one(bucket: Bucket, key: String) -> Result<(Found, String), StoreError> {
+    let unreadable = |key: String, reason: String| (Found::Unreadable { key, reason }, String::new());
     match fetch(&bucket, &key).await {
         Ok((version_id, bytes)) => Ok(match StoredManifest::parse(key.clone(), version_id, &bytes) {
-            Ok(stored) => Found::Manifest(Box::new(stored)),
-            Err(error) => Found::Unreadable { key, reason: with_source(&error) },
+            Ok(stored) => (Found::Manifest(Box::new(stored)), String::from_utf8_lossy(&bytes).into_owned()),
+            Err(error) => unreadable(key, with_source(&error)),
         }),
         // It was listed, and is gone, cut short or far too large: something is wrong with this object, not with the reading.
         Err(error) if matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::Mismatch | StoreErrorKind::Refused) => {
-            Ok(Found::Unreadable { key, reason: error.to_string() })
+            Ok(unreadable(key, error.to_string()))
         }
         Err(error) => Err(error),
     }

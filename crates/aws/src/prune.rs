@@ -4,6 +4,8 @@
 //! find it), then its other objects, then the record. Children go before their parents. A crash anywhere leaves marked
 //! records, and the next run goes on with them. Locks are looked at before the mark: a locked backup stays a restore point.
 
+pub mod report;
+
 use crate::catalog::prune::{Brief, MARKS, Shelf};
 use crate::catalog::{CatalogError, CatalogTable};
 use crate::manifests::each;

@@ -1,6 +1,9 @@
 //! What a command failed with: a class that decides the exit code, what happened, what to do next.
 
+use highwater_aws::catalog::CatalogError;
+use highwater_aws::prune::PruneError;
 use highwater_aws::s3::StoreError;
+use highwater_aws::table::TableError;
 use highwater_core::planner::PlanError;
 use highwater_core::{DocumentError, Failure};
 use std::error::Error as StdError;
@@ -51,6 +54,20 @@ impl From<StoreError> for Error {
             Failure::AccessDenied => made.hint("check AWS_PROFILE or AWS_REGION, the role's expiry and the bucket policy"),
             Failure::Damaged => made.hint("check the bucket's name and region"),
             _ => made,
+        }
+    }
+}
+
+impl From<PruneError> for Error {
+    fn from(error: PruneError) -> Self {
+        match error {
+            PruneError::Store(error) => error.into(),
+            PruneError::Catalog(CatalogError::Table(TableError::Call(call))) => Self::new(call.kind.failure(), call.to_string())
+                .hint("check AWS_PROFILE or AWS_REGION, the table's name, and that you may use it"),
+            PruneError::Catalog(error @ CatalogError::Contended { .. }) => {
+                Self::new(Failure::Storage, error.to_string()).hint("run it again")
+            }
+            PruneError::Catalog(error) => Self::new(Failure::Damaged, error.to_string()).hint("see `highwater catalog audit`"),
         }
     }
 }

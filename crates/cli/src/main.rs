@@ -1,13 +1,16 @@
-//! `highwater`: the operator's command. It reads the bucket and writes files; it changes nothing in the bucket.
+//! `highwater`: the operator's command. It reads the bucket and writes files; it changes nothing in the bucket. Only `catalog
+//! rebuild --apply` writes to the catalog.
 
 mod approve;
 mod audit;
 mod backups;
+mod catalog;
 mod certificate;
 mod error;
 mod next_backup;
 mod output;
 mod plan;
+mod prune;
 
 use crate::error::{Error, Result};
 use clap::{Args, Parser, Subcommand};
@@ -38,6 +41,11 @@ enum Command {
     Audit(audit::AuditArgs),
     /// Write the approval that `highwater-host promote` asks for.
     Approve(approve::ApproveArgs),
+    /// Compare the catalog with the bucket, or rebuild it from the manifests.
+    #[command(subcommand)]
+    Catalog(catalog::CatalogCommand),
+    /// Show what retention keeps and deletes, and why.
+    Prune(prune::PruneArgs),
     /// Verify or show the certificate of a passed drill; offline.
     #[command(subcommand)]
     Certificate(certificate::CertificateCommand),
@@ -78,6 +86,8 @@ async fn dispatch(cli: &Cli) -> Result<()> {
         Command::Plan(args) => plan::run(args, cli.json).await,
         Command::Backups(args) => backups::run(args, cli.json).await,
         Command::Audit(args) => audit::run(args, cli.json).await,
+        Command::Catalog(command) => catalog::run(command, cli.json).await,
+        Command::Prune(args) => prune::run(args, cli.json).await,
         Command::Approve(args) => approve::run(args, cli.json),
         Command::Certificate(command) => certificate::run(command, cli.json),
     }

@@ -11,7 +11,7 @@ use super::{CatalogError, CatalogTable};
 use crate::table::{Range, TableError, Write};
 use highwater_core::consent::RequestState;
 use highwater_core::retention::{Facts, Point};
-use highwater_core::{BackupId, ClusterId, DrillId, Incarnation};
+use highwater_core::{BackupId, ClusterId, DrillId, Incarnation, Sha256};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -40,12 +40,15 @@ pub struct Brief {
     /// Bytes of data; as above.
     #[serde(default)]
     pub stored_bytes: u64,
+    /// The manifest's digest; as above.
+    #[serde(default)]
+    pub manifest_sha256: Option<Sha256>,
     /// Present until what follows its end is done.
     #[serde(default)]
     pub open: Option<String>,
 }
 
-const BRIEF: [&str; 7] = ["backup_id", "incarnation", "parent", "state", "finished_at", "stored_bytes", "open"];
+const BRIEF: [&str; 8] = ["backup_id", "incarnation", "parent", "state", "finished_at", "stored_bytes", "manifest_sha256", "open"];
 
 /// A drill's record, as far as retention looks at it.
 #[derive(Debug, Clone, Deserialize)]
@@ -109,7 +112,7 @@ impl CatalogTable {
     /// Those of the table.
     pub async fn shelf(&self, cluster: &ClusterId, now: Timestamp) -> Result<Shelf, CatalogError> {
         let head = self.head(cluster).await?;
-        let backups: Vec<Brief> = self.table.query_for(Range::prefixed(cluster, "backup#"), &BRIEF).await?;
+        let backups = self.briefs(cluster).await?;
         let mut facts = Facts::default();
         facts.passed.extend(head.last_passed_drill.iter().map(|d| d.backup_id.clone()));
         for b in backups.iter().filter(|b| b.open.is_some()) {
@@ -118,6 +121,14 @@ impl CatalogTable {
         }
         self.drills_and_promotions(cluster, &mut facts, now).await?;
         Ok(Shelf { head, backups, facts })
+    }
+
+    /// Every backup in brief, by id.
+    ///
+    /// # Errors
+    /// Those of the table.
+    pub async fn briefs(&self, cluster: &ClusterId) -> Result<Vec<Brief>, CatalogError> {
+        Ok(self.table.query_for(Range::prefixed(cluster, "backup#"), &BRIEF).await?)
     }
 
     /// What drills have proven, and what unfinished drills, requests and promotions use. A request uses its restore point

@@ -1,0 +1,253 @@
+//! The catalog against the manifests it follows from (I1): every difference by name, and the rebuilding of what is missing.
+//!
+//! A rebuild adds and corrects what manifests prove: records, points, the head, drills by their certificates. It removes no
+//! record and overrules none: that a backup failed, or is being pruned, only the catalog can know. It writes the head last,
+//! so that after a crash the next run finds what is still missing.
+
+use crate::catalog::backups::{BackupRecord, Committed, point_keys, put_points};
+use crate::catalog::head::{Head, PassedDrill};
+use crate::catalog::prune::{Brief, MARKS};
+use crate::catalog::{CatalogError, CatalogTable};
+use crate::manifests::{each, read_manifest_texts};
+use crate::prune::PruneError;
+use crate::s3::{Bucket, StoreError};
+use crate::table::{Key, Range, TableError, Write};
+use highwater_core::catalog::{Catalog, Found, StoredManifest};
+use highwater_core::certificate::{CERTIFICATE_NAME, CertificateV1};
+use highwater_core::ids::cluster_prefix;
+use highwater_core::{BackupId, ClusterId, Document};
+use jiff::Timestamp;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Where the catalog and the manifests differ. Each sentence says whether a rebuild mends it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Difference {
+    /// A good manifest without a record.
+    #[error("{0} has a manifest and no record: a rebuild adds it")]
+    NoRecord(BackupId),
+    /// A record of a restore point without its manifest.
+    #[error("{0} is committed, but its manifest is not in the bucket, or hidden, or breaks a rule: nothing can be restored from it")]
+    NoManifest(BackupId),
+    /// Another manifest than the one committed.
+    #[error("{0} is committed with another manifest than the one in the bucket: somebody exchanged it")]
+    OtherManifest(BackupId),
+    /// A restore point cannot be found by LSN or time.
+    #[error("{0} is missing, by which a restore point is found: a rebuild adds it")]
+    NoPoint(String),
+    /// A point without its restore point.
+    #[error("{0} leads to no restore point: a rebuild removes it")]
+    StrayPoint(String),
+    /// The head does not follow from the manifests.
+    #[error("the head's {what} is {is}, the manifests say {should}: a rebuild corrects it")]
+    Head {
+        /// Which.
+        what: &'static str,
+        /// In the catalog.
+        is: String,
+        /// By the manifests.
+        should: String,
+    },
+    /// A drill's certificate that the head does not know.
+    #[error("drill {0} passed by its certificate, and the head knows no drill as late: a rebuild adds it")]
+    NoDrill(String),
+}
+
+impl Difference {
+    /// Its name: stable, for scripts.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NoRecord(_) => "NoRecord",
+            Self::NoManifest(_) => "NoManifest",
+            Self::OtherManifest(_) => "OtherManifest",
+            Self::NoPoint(_) => "NoPoint",
+            Self::StrayPoint(_) => "StrayPoint",
+            Self::Head { .. } => "Head",
+            Self::NoDrill(_) => "NoDrill",
+        }
+    }
+
+    /// Whether a rebuild mends it.
+    pub fn is_mended(&self) -> bool {
+        !matches!(self, Self::NoManifest(_) | Self::OtherManifest(_))
+    }
+}
+
+/// The catalog beside the manifests.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    /// What the manifests imply, without those of backups that the catalog knows to have failed or to be on their way out.
+    pub implied: Catalog,
+    /// Every difference.
+    pub differences: Vec<Difference>,
+    /// Operations under way: nothing is rebuilt before they have ended.
+    pub open: Vec<String>,
+    new: Vec<(BackupRecord, StoredManifest)>,
+    points: Vec<Write>,
+    head: Head,
+}
+
+/// Any item, as far as it is compared.
+#[derive(Debug, Deserialize)]
+struct Row {
+    sk: String,
+    #[serde(default)]
+    open: Option<String>,
+}
+
+/// Compares. Reads only.
+///
+/// # Errors
+/// Those of the catalog and the bucket.
+pub async fn compare(catalog: &CatalogTable, bucket: &Bucket, cluster: &ClusterId, now: Timestamp) -> Result<Comparison, PruneError> {
+    let read = catalog.head(cluster).await?;
+    let rows: Vec<Row> = catalog.table().query_for(Range { from: " ".to_owned(), ..Range::prefixed(cluster, "") }, &["open"]).await?;
+    let mut open: Vec<_> = rows.iter().filter(|row| row.open.is_some()).map(|row| row.sk.clone()).collect();
+    if let Some(holder) = catalog.lease(cluster).await?.holder.filter(|holder| holder.expires_at > now) {
+        open.push(format!("the lease of {} {}", holder.purpose, holder.operation));
+    }
+    let briefs: BTreeMap<BackupId, Brief> =
+        catalog.briefs(cluster).await?.into_iter().map(|brief| (brief.backup_id.clone(), brief)).collect();
+    let (implied, texts) = implied(bucket, cluster, &briefs).await?;
+
+    let mut differences = Vec::new();
+    let mut new = Vec::new();
+    for stored in implied.backups() {
+        match briefs.get(stored.id()) {
+            None => {
+                differences.push(Difference::NoRecord(stored.id().clone()));
+                let text = texts.get(&stored.key).cloned().unwrap_or_default();
+                let committed = Committed::of(&implied, stored, text, stored.manifest.finished_at)?;
+                new.push((BackupRecord::rebuilt(stored, committed), stored.clone()));
+            }
+            Some(brief) if brief.manifest_sha256 != Some(stored.sha256) => {
+                differences.push(Difference::OtherManifest(stored.id().clone()));
+            }
+            Some(_) => {}
+        }
+    }
+    let committed = briefs.values().filter(|brief| brief.state == "committed");
+    differences.extend(committed.filter(|b| implied.get(&b.backup_id).is_none()).map(|b| Difference::NoManifest(b.backup_id.clone())));
+    let points = points(cluster, &implied, &rows, &mut differences)?;
+    let head = head(bucket, cluster, &read, &implied, &mut differences).await?;
+    Ok(Comparison { implied, differences, open, new, points, head })
+}
+
+/// Writes what a comparison found missing. Again is the same (I4).
+///
+/// # Errors
+/// `Contended` when the catalog changed since it was compared: compare again. Those of the table.
+pub async fn rebuild(catalog: &CatalogTable, cluster: &ClusterId, comparison: &Comparison) -> Result<(), CatalogError> {
+    for some in comparison.new.chunks(MARKS) {
+        let mut writes = Vec::new();
+        for (record, stored) in some {
+            writes.push(Write::create(BackupRecord::key(cluster, &record.backup_id), record)?);
+            writes.extend(put_points(stored)?);
+        }
+        write(catalog, cluster, writes).await?;
+    }
+    for some in comparison.points.chunks(MARKS) {
+        write(catalog, cluster, some.to_vec()).await?;
+    }
+    let corrects = |d: &Difference| matches!(d, Difference::Head { .. } | Difference::NoDrill(_));
+    if comparison.head.version == 0 || !comparison.new.is_empty() || comparison.differences.iter().any(corrects) {
+        write(catalog, cluster, vec![comparison.head.put(cluster)?]).await?;
+    }
+    Ok(())
+}
+
+async fn write(catalog: &CatalogTable, cluster: &ClusterId, writes: Vec<Write>) -> Result<(), CatalogError> {
+    match catalog.table().write(writes).await {
+        Err(TableError::Condition { .. }) => Err(CatalogError::Contended { cluster: cluster.clone(), doing: "it was rebuilt" }),
+        done => Ok(done?),
+    }
+}
+
+/// The catalog that the manifests imply, and their texts by key.
+async fn implied(
+    bucket: &Bucket,
+    cluster: &ClusterId,
+    briefs: &BTreeMap<BackupId, Brief>,
+) -> Result<(Catalog, BTreeMap<String, String>), StoreError> {
+    let known_otherwise = |id: &BackupId| briefs.get(id).is_some_and(|brief| brief.state != "committed");
+    let (mut found, mut texts) = (Vec::new(), BTreeMap::new());
+    for (one, text) in read_manifest_texts(bucket, cluster).await? {
+        if let Found::Manifest(stored) = &one {
+            if known_otherwise(stored.id()) {
+                continue;
+            }
+            texts.insert(stored.key.clone(), text);
+        }
+        found.push(one);
+    }
+    Ok((Catalog::rebuild(cluster.clone(), found), texts))
+}
+
+/// Compares the points: what has to be written for them to be those of `implied`. A missing point of a missing record is
+/// the record's difference.
+fn points(cluster: &ClusterId, implied: &Catalog, rows: &[Row], differences: &mut Vec<Difference>) -> Result<Vec<Write>, TableError> {
+    let is_point = |sk: &&str| sk.starts_with("lsn#") || sk.starts_with("time#");
+    let there: BTreeSet<&str> = rows.iter().map(|row| row.sk.as_str()).filter(is_point).collect();
+    let recorded: BTreeSet<&str> = rows.iter().filter_map(|row| row.sk.strip_prefix("backup#")).collect();
+    let (mut writes, mut wanted) = (Vec::new(), BTreeSet::new());
+    for stored in implied.backups() {
+        let keys = point_keys(stored);
+        for (key, put) in keys.iter().zip(put_points(stored)?) {
+            if !there.contains(key.sk.as_str()) && recorded.contains(stored.id().to_string().as_str()) {
+                differences.push(Difference::NoPoint(key.sk.clone()));
+                writes.push(put);
+            }
+        }
+        wanted.extend(keys.map(|key| key.sk));
+    }
+    for stray in there.into_iter().filter(|sk| !wanted.contains(*sk)) {
+        differences.push(Difference::StrayPoint(stray.to_owned()));
+        writes.push(Write::delete(Key::of(cluster, stray)));
+    }
+    Ok(writes)
+}
+
+/// The head as it should be, with the version that was read.
+async fn head(
+    bucket: &Bucket,
+    cluster: &ClusterId,
+    read: &Head,
+    implied: &Catalog,
+    differences: &mut Vec<Difference>,
+) -> Result<Head, StoreError> {
+    let mut head = read.clone().of_backups(implied);
+    let text = |id: Option<&BackupId>| id.map_or("none".to_owned(), ToString::to_string);
+    let newest = |head: &Head| text(head.newest.as_ref().map(|newest| &newest.backup_id));
+    let mut compare = |what, is: String, should: String| {
+        if is != should {
+            differences.push(Difference::Head { what, is, should });
+        }
+    };
+    compare("newest backup", newest(read), newest(&head));
+    compare("newest full", text(read.newest_full.as_ref()), text(head.newest_full.as_ref()));
+    compare("window", text(read.window_from.as_ref()), text(head.window_from.as_ref()));
+    if let Some(passed) = last_certificate(bucket, cluster).await?
+        && implied.get(&passed.backup_id).is_some()
+        && read.last_passed_drill.as_ref().is_none_or(|known| known.at < passed.at)
+    {
+        differences.push(Difference::NoDrill(passed.drill_id.clone()));
+        head.last_passed_drill = Some(passed);
+    }
+    Ok(head)
+}
+
+/// The latest drill that has a certificate. Its signature is not judged here: `highwater certificate verify` does that.
+async fn last_certificate(bucket: &Bucket, cluster: &ClusterId) -> Result<Option<PassedDrill>, StoreError> {
+    let prefix = format!("{}drills/", cluster_prefix(cluster));
+    let keys = bucket.list(&prefix).await?.into_iter().filter(|key| key.rsplit('/').next() == Some(CERTIFICATE_NAME));
+    let read = each(keys, |key| {
+        let bucket = bucket.clone();
+        async move { bucket.get(&key, None, CertificateV1::MAX_BYTES as u64).await.map(|bytes| CertificateV1::parse(&bytes).ok()) }
+    });
+    let certificates = read.await?.into_iter().flatten().filter(|c| c.cluster == *cluster);
+    Ok(certificates.max_by_key(|c| c.finished_at).map(|c| PassedDrill {
+        drill_id: c.drill_id.to_string(),
+        backup_id: c.point.backup_id,
+        at: c.finished_at,
+    }))
+}

@@ -1,0 +1,117 @@
+//! `catalog`: the DynamoDB catalog against the manifests it follows from.
+
+use crate::ClusterArgs;
+use crate::error::{Error, Result};
+use crate::output::show;
+use highwater_aws::call::sdk_config;
+use highwater_aws::catalog::CatalogTable;
+use highwater_aws::manifests::head_objects;
+use highwater_aws::rebuild::{Comparison, Difference, compare, rebuild};
+use highwater_aws::table::Table;
+use highwater_core::Failure;
+use highwater_core::audit::{Audit, audit_catalog, objects_of};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// What to do with the catalog.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum CatalogCommand {
+    /// Compare catalog, manifests and objects, and name every difference. Exit 14 when there is one.
+    Audit(CatalogArgs),
+    /// Show what the catalog lacks by the manifests; with --apply, write it. Refused while an operation is open.
+    Rebuild(RebuildArgs),
+}
+
+/// Which catalog.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CatalogArgs {
+    #[command(flatten)]
+    pub(crate) of: ClusterArgs,
+    /// The catalog's table: the stack's output `Catalog`.
+    #[arg(long)]
+    table: String,
+}
+
+impl CatalogArgs {
+    pub(crate) async fn connect(&self) -> CatalogTable {
+        CatalogTable::new(Table::new(&sdk_config().await, &self.table))
+    }
+}
+
+/// Arguments of `catalog rebuild`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RebuildArgs {
+    #[command(flatten)]
+    catalog: CatalogArgs,
+    /// Write it. Without this, nothing is changed.
+    #[arg(long)]
+    apply: bool,
+}
+
+pub(crate) async fn run(command: &CatalogCommand, json: bool) -> Result<()> {
+    match command {
+        CatalogCommand::Audit(args) => audit(args, json).await,
+        CatalogCommand::Rebuild(args) => run_rebuild(args, json).await,
+    }
+}
+
+async fn audit(args: &CatalogArgs, json: bool) -> Result<()> {
+    let bucket = args.of.connect().await;
+    let compared = compare(&args.connect().await, &bucket, &args.of.cluster, Timestamp::now()).await?;
+    let heads = head_objects(&bucket, objects_of(&compared.implied)).await?;
+    let audit = audit_catalog(compared.implied.clone(), Some(&heads));
+    let broken = audit.findings.iter().filter(|f| f.problem.is_broken()).count();
+    let differences = compared.differences.len();
+    let value = json!({
+        "cluster": args.of.cluster, "backups": compared.implied.backups().count(), "open": compared.open,
+        "differences": named(&compared.differences), "findings": found(&audit),
+    });
+    let mut text = format!(
+        "{} backups by their manifests, {differences} differences to the catalog, {broken} broken invariants\n",
+        compared.implied.backups().count()
+    );
+    text.extend(compared.differences.iter().map(|d| format!("DIFFERS {}: {d}\n", d.name())));
+    text.extend(audit.findings.iter().map(|f| format!("{} {f}\n", if f.problem.is_broken() { "BROKEN " } else { "weak   " })));
+    text.extend(compared.open.iter().map(|open| format!("open    {open}\n")));
+    show(json, &value, &text);
+    match differences + broken {
+        0 => Ok(()),
+        n => Err(Error::new(Failure::Damaged, format!("the catalog of {} differs from the bucket in {n} respects", args.of.cluster))
+            .hint("`highwater catalog rebuild` shows what it can mend")
+            .already_shown()),
+    }
+}
+
+async fn run_rebuild(args: &RebuildArgs, json: bool) -> Result<()> {
+    let (of, catalog) = (&args.catalog.of, args.catalog.connect().await);
+    let compared = compare(&catalog, &of.connect().await, &of.cluster, Timestamp::now()).await?;
+    let mended: Vec<_> = compared.differences.iter().filter(|d| d.is_mended()).cloned().collect();
+    if args.apply {
+        refuse_while_open(&compared)?;
+        rebuild(&catalog, &of.cluster, &compared).await.map_err(highwater_aws::prune::PruneError::from)?;
+    }
+    let value = json!({"cluster": of.cluster, "applied": args.apply, "open": compared.open, "mended": named(&mended)});
+    let did = if args.apply { "mended" } else { "to mend; nothing was written, add --apply" };
+    let mut text = format!("{} differences {did}\n", mended.len());
+    text.extend(compared.differences.iter().map(|d| format!("{}: {d}\n", d.name())));
+    text.extend(compared.open.iter().map(|open| format!("open, so nothing would be written yet: {open}\n")));
+    show(json, &value, &text);
+    Ok(())
+}
+
+fn refuse_while_open(compared: &Comparison) -> Result<()> {
+    match compared.open.as_slice() {
+        [] => Ok(()),
+        open => Err(Error::new(Failure::Precondition, format!("operations are under way: {}", open.join(", ")))
+            .hint("wait for their end, or for `reconcile` to end them; stop the schedules meanwhile")),
+    }
+}
+
+fn named(differences: &[Difference]) -> Vec<Value> {
+    differences.iter().map(|d| json!({"name": d.name(), "message": d.to_string(), "mended_by_rebuild": d.is_mended()})).collect()
+}
+
+fn found(audit: &Audit) -> Vec<Value> {
+    let finding = |f: &highwater_core::audit::Finding| json!({"name": f.problem.name(), "key": f.key, "message": f.problem.to_string(), "broken": f.problem.is_broken()});
+    audit.findings.iter().map(finding).collect()
+}
