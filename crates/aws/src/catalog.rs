@@ -6,6 +6,7 @@
 
 pub mod approvals;
 pub mod backups;
+pub mod drills;
 pub mod head;
 pub mod lease;
 pub mod promotions;

@@ -15,6 +15,12 @@ pub mod catalog;
 #[cfg(feature = "ssm")]
 pub mod ssm;
 
+#[cfg(feature = "ec2")]
+pub mod ec2;
+
+#[cfg(feature = "kms")]
+pub mod kms;
+
 #[cfg(feature = "s3")]
 pub mod s3;
 

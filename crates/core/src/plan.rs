@@ -132,6 +132,19 @@ pub struct PlanStep {
     pub inventory: InventoryRef,
 }
 
+impl RestorePlanV1 {
+    /// The most disk space that restoring takes at once: the full, all pages that increments may add, the two largest
+    /// neighbours of increments (one is fetched while the other is applied), and the redo that prepare writes.
+    pub fn peak_bytes(&self) -> u64 {
+        let increments = self.steps.get(1..).unwrap_or_default();
+        let data = self.steps.iter().fold(0u64, |sum, s| sum.saturating_add(s.raw_bytes));
+        let pair = |pair: &[PlanStep]| pair.iter().fold(0u64, |sum, s| sum.saturating_add(s.raw_bytes));
+        let beside = increments.windows(2).map(pair).chain(increments.chunks(1).map(pair)).max().unwrap_or_default();
+        let redo = self.steps.iter().map(|s| s.redo_bytes).max().unwrap_or_default();
+        data.saturating_add(beside).saturating_add(redo)
+    }
+}
+
 impl Document for RestorePlanV1 {
     const FORMAT: &'static str = "highwater.restore-plan.v1";
 

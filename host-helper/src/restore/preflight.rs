@@ -53,24 +53,13 @@ fn fits(tool: &Tool, plan: &RestorePlanV1) -> Result<()> {
     Ok(())
 }
 
-/// The most disk space the restore takes at once: the full, all pages that increments may add, the two largest
-/// neighbours of increments (one is fetched while the other is applied), and the redo that prepare writes.
-pub(crate) fn needed_bytes(steps: &[PlanStep]) -> u64 {
-    let increments = steps.get(1..).unwrap_or_default();
-    let data = steps.iter().fold(0u64, |sum, s| sum.saturating_add(s.raw_bytes));
-    let pair = |pair: &[PlanStep]| pair.iter().fold(0u64, |sum, s| sum.saturating_add(s.raw_bytes));
-    let beside = increments.windows(2).map(pair).chain(increments.chunks(1).map(pair)).max().unwrap_or_default();
-    let redo = steps.iter().map(|s| s.redo_bytes).max().unwrap_or_default();
-    data.saturating_add(beside).saturating_add(redo)
-}
-
 fn space(plan: &RestorePlanV1, dir: &Path, keep_free_mib: u64) -> Result<()> {
     let stat = rustix::fs::statvfs(dir)
         .map_err(std::io::Error::from)
         .context(Failure::Resources, || format!("ask {} for its space", dir.display()))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let ours = own_bytes(dir);
-    let needed = needed_bytes(&plan.steps);
+    let needed = plan.peak_bytes();
     let keep = keep_free_mib.saturating_mul(1 << 20);
     if free.saturating_add(ours) >= needed.saturating_add(keep) {
         return Ok(());

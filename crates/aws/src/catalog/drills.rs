@@ -1,0 +1,224 @@
+//! `drill#<id>`: one drill from its plan to its result. Ids sort by time.
+//!
+//! A record is made with the plan, before anything is launched, and says what is about to happen before it happens; every
+//! change is conditional on the version that was read. `open` stays until the result is known.
+
+use super::backups::State as BackupState;
+use super::head::{Head, PassedDrill};
+use super::{ATTEMPTS, CatalogError, CatalogTable};
+use crate::table::{Key, Range, TableError, Write};
+use highwater_core::plan::Target;
+use highwater_core::{BackupId, ClusterId, DrillId, HostId, Pinned};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// One drill.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DrillRecord {
+    /// `highwater.catalog.drill.v1`.
+    pub format: String,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its id.
+    pub drill_id: DrillId,
+    /// One more with every change; what a change is conditional on.
+    pub version: u64,
+    /// The Step Functions execution.
+    pub execution: String,
+    /// What was asked for.
+    pub target: Target,
+    /// The restore point that it is.
+    pub backup_id: BackupId,
+    /// The plan.
+    pub plan: Pinned,
+    /// When it was planned.
+    pub planned_at: Timestamp,
+    /// Where it is.
+    #[serde(flatten)]
+    pub state: State,
+    /// `drill` until its result is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open: Option<String>,
+}
+
+/// Where a drill is. Each state holds only what exists then.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum State {
+    /// The plan is stored.
+    Planned,
+    /// An instance was, or is about to be, asked for.
+    Launching {
+        /// How often one was: the number of the launch that may be under way.
+        launch: u32,
+    },
+    /// The instance exists, and gets the task's token.
+    Running {
+        /// Number of the launch that gave it.
+        launch: u32,
+        /// The instance.
+        instance: HostId,
+        /// With this the execution is answered when the instance cannot.
+        task_token: String,
+        /// When it was known.
+        launched_at: Timestamp,
+    },
+    /// It passed: the restore point is proven.
+    Passed(Box<Passed>),
+    /// It did not.
+    Failed {
+        /// The instance, if there was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instance: Option<HostId>,
+        /// Why, for a person.
+        reason: String,
+        /// The report, if one was written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        report: Option<Pinned>,
+        /// When it was known.
+        failed_at: Timestamp,
+    },
+}
+
+/// A passed drill.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Passed {
+    /// Where it ran.
+    pub instance: HostId,
+    /// Its report.
+    pub report: Pinned,
+    /// Its certificate; the signature lies beside it.
+    pub certificate: Pinned,
+    /// When it ended, by the report.
+    pub finished_at: Timestamp,
+    /// When it was recorded.
+    pub passed_at: Timestamp,
+}
+
+impl State {
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Launching { .. } => "launching",
+            Self::Running { .. } => "running",
+            Self::Passed(_) => "passed",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
+    /// Whether the result is known.
+    pub fn has_ended(&self) -> bool {
+        matches!(self, Self::Passed(_) | Self::Failed { .. })
+    }
+
+    /// The instance, where one is known.
+    pub fn instance(&self) -> Option<&HostId> {
+        match self {
+            Self::Planned | Self::Launching { .. } => None,
+            Self::Running { instance, .. } => Some(instance),
+            Self::Passed(passed) => Some(&passed.instance),
+            Self::Failed { instance, .. } => instance.as_ref(),
+        }
+    }
+}
+
+impl DrillRecord {
+    /// The record's format.
+    pub const FORMAT: &'static str = "highwater.catalog.drill.v1";
+
+    /// The value of `open`.
+    pub const OPEN: &'static str = "drill";
+
+    /// Its key.
+    pub fn key(cluster: &ClusterId, id: &DrillId) -> Key {
+        Key::of(cluster, format!("drill#{id}"))
+    }
+
+    /// This record in another state.
+    fn next(&self, state: State) -> Self {
+        let open = Some(Self::OPEN.to_owned()).filter(|_| !state.has_ended());
+        Self { version: self.version + 1, state, open, ..self.clone() }
+    }
+
+    /// Puts `next`, if the record is still as `self` was read.
+    fn replace_by(&self, next: &Self) -> Result<Write, TableError> {
+        Write::put(Self::key(&self.cluster, &self.drill_id), next)?.only_if("#version = :read").value(":read", self.version)
+    }
+}
+
+impl CatalogTable {
+    /// One drill's record.
+    ///
+    /// # Errors
+    /// Those of the table.
+    pub async fn drill(&self, cluster: &ClusterId, id: &DrillId) -> Result<Option<DrillRecord>, CatalogError> {
+        Ok(self.table.get(&DrillRecord::key(cluster, id)).await?)
+    }
+
+    /// Records a drill that is planned. A record that is there already stays, and is given back: it was first (I4).
+    ///
+    /// # Errors
+    /// Those of the table.
+    pub async fn plan_drill(&self, record: DrillRecord) -> Result<DrillRecord, CatalogError> {
+        let write = Write::create(DrillRecord::key(&record.cluster, &record.drill_id), &record)?;
+        match self.table.write(vec![write]).await {
+            Ok(()) => Ok(record),
+            Err(TableError::Condition { found: Some(found), .. }) => Ok(crate::table::read(found)?),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Moves a drill on. The record that is written is given back.
+    ///
+    /// # Errors
+    /// `Condition` when the record changed since it was read; those of the table.
+    pub async fn move_drill(&self, record: &DrillRecord, state: State) -> Result<DrillRecord, CatalogError> {
+        let next = record.next(state);
+        self.table.write(vec![record.replace_by(&next)?]).await?;
+        Ok(next)
+    }
+
+    /// Records that a drill passed, in its record and in the head: there only while its backup is a restore point, and if no
+    /// later drill has passed.
+    ///
+    /// # Errors
+    /// `Contended`; `Condition` when the record changed since it was read; those of the table.
+    pub async fn pass_drill(&self, record: &DrillRecord, passed: Passed) -> Result<DrillRecord, CatalogError> {
+        let cluster = &record.cluster;
+        let latest = PassedDrill { drill_id: record.drill_id.to_string(), backup_id: record.backup_id.clone(), at: passed.finished_at };
+        let next = record.next(State::Passed(Box::new(passed)));
+        for _ in 0..ATTEMPTS {
+            let head = self.head(cluster).await?;
+            let stands = self.backup(cluster, &record.backup_id).await?.is_some_and(|b| matches!(b.state, BackupState::Committed(_)));
+            let is_later = head.last_passed_drill.as_ref().is_none_or(|last| last.at < latest.at);
+            let mut writes = vec![record.replace_by(&next)?];
+            if stands && is_later {
+                writes.push(Head { last_passed_drill: Some(latest.clone()), ..head }.put(cluster)?);
+            }
+            match self.table.write(writes).await {
+                Ok(()) => return Ok(next),
+                // The head: a backup was committed meanwhile.
+                Err(TableError::Condition { index: 1, .. }) => continue,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(CatalogError::Contended { cluster: cluster.clone(), doing: "recording a passed drill" })
+    }
+
+    /// Every drill whose result is not known, of all clusters: from the index, so each is to be read again before it is acted on.
+    ///
+    /// # Errors
+    /// Those of the table.
+    pub async fn open_drills(&self) -> Result<Vec<DrillRecord>, CatalogError> {
+        Ok(self.table.open(DrillRecord::OPEN).await?)
+    }
+
+    /// The newest drills of a cluster, the newest first.
+    ///
+    /// # Errors
+    /// Those of the table.
+    pub async fn newest_drills(&self, cluster: &ClusterId, limit: usize) -> Result<Vec<DrillRecord>, CatalogError> {
+        Ok(self.table.query(Range::prefixed(cluster, "drill#").last(limit)).await?)
+    }
+}
