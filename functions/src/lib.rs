@@ -1,11 +1,14 @@
 //! Highwater's Lambda functions: a module each, and a thin binary each that builds the clients and hands over.
 #![warn(missing_docs)]
 
+pub mod drill_host;
 pub mod error;
+pub mod launch_drill;
 pub mod finish_backup;
 pub mod metrics;
 pub mod plan_restore;
 pub mod prune;
+pub mod record_drill;
 pub mod reconcile;
 pub mod serve;
 pub mod start_backup;

@@ -1,94 +1,221 @@
-//! `plan-restore`: from a cluster and a target to a restore plan. It reads, and writes nothing; twice is as good as once.
+//! `plan-restore`: from what an execution of the drill machine got to a stored plan and an open drill.
+//!
+//! Idempotent by the execution: the drill's id follows from it, the plan is created and never overwritten (the first stays,
+//! whatever is newer by the second time), and the record is made once. What a crash leaves: a plan that no record names;
+//! the next try takes it up.
 
-use crate::error::FunctionError;
-use highwater_aws::manifests::read_catalog;
-use highwater_aws::s3::Bucket;
+use crate::drill_host::{self, PLAN_NAME};
+use crate::error::{FunctionError, Name};
+use crate::serve::Common;
+use highwater_aws::catalog::CatalogTable;
+use highwater_aws::catalog::drills::{DrillRecord, State};
+use highwater_aws::manifests::head_objects;
+use highwater_aws::s3::{Bucket, StoreErrorKind};
+use highwater_aws::ssm::{ConfigError, Ssm};
+use highwater_core::audit::{audit_catalog, objects_of};
 use highwater_core::catalog::Catalog;
+use highwater_core::ids::drill_prefix;
 use highwater_core::plan::{RestorePlanV1, Target};
-use highwater_core::planner;
-use highwater_core::{ClusterId, Document, Sha256};
+use highwater_core::planner::{PlanError, plan_restore};
+use highwater_core::{BackupId, ClusterId, Document, DrillId, Failure, Pinned, Sha256};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What the event must look like, for error messages.
+/// What the input must look like, for error messages.
 pub const FORM: &str =
     r#"expected {"cluster": "orders"}, with "target" at will: "latest", a backup id, "lsn:<number>" or a time like "2026-11-22T02:00:00Z""#;
 
-/// The event.
+/// The event, made by the state machine.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Event {
+struct Event {
+    input: Value,
+    execution: String,
+    started: Timestamp,
+}
+
+/// The input of the execution: what a person, a schedule or another machine wrote.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
     /// The cluster.
     pub cluster: ClusterId,
     /// What to restore.
     #[serde(default = "latest")]
     pub target: Target,
+    /// Written by a machine that starts this one, so that the console links them.
+    #[serde(default, rename = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID")]
+    _started_by: Option<String>,
 }
 
 fn latest() -> Target {
     Target::Latest
 }
 
-/// The answer: the plan, and the exact text and digest that it must be stored under.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Answer {
-    /// SHA-256 of `document`.
-    pub plan_sha256: Sha256,
-    /// The plan's bytes as text: store these, not a re-serialised `plan`.
-    pub document: String,
-    /// The plan, for states that look into it.
-    pub plan: RestorePlanV1,
+/// The answer, and what the drill machine hands to its other functions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Drill {
+    /// The drill.
+    pub drill_id: DrillId,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// What was asked for.
+    pub target: Target,
+    /// The restore point that it is.
+    pub backup_id: BackupId,
+    /// The plan.
+    pub plan: Pinned,
 }
 
-/// Reads an event.
+impl Drill {
+    fn of(record: &DrillRecord) -> Self {
+        let DrillRecord { drill_id, cluster, target, backup_id, plan, .. } = record.clone();
+        Self { drill_id, cluster, target, backup_id, plan }
+    }
+}
+
+/// Reads an execution's input.
 ///
 /// # Errors
 /// `BadInput`, with the accepted form.
-pub fn parse(event: Value) -> Result<Event, FunctionError> {
-    serde_json::from_value(event).map_err(|e| FunctionError::bad_input(e, FORM))
+pub fn parse(input: Value) -> Result<Input, FunctionError> {
+    serde_json::from_value(input).map_err(|e| FunctionError::bad_input(e, FORM))
 }
 
-/// Plans from a catalog.
-///
-/// # Errors
-/// As [`planner::plan_restore`].
-pub fn answer(catalog: &Catalog, target: &Target, bucket: &str, now: Timestamp) -> Result<Answer, FunctionError> {
-    let plan = planner::plan_restore(catalog, target, bucket, now)?;
-    let document = String::from_utf8_lossy(&plan.to_bytes()).into_owned();
-    Ok(Answer { plan_sha256: Sha256::of(document.as_bytes()), document, plan })
+/// What the function works with.
+#[derive(Debug, Clone)]
+pub struct PlanRestore {
+    catalog: CatalogTable,
+    bucket: Bucket,
+    ssm: Ssm,
+    clusters: String,
 }
 
-/// Handles one event.
-///
-/// # Errors
-/// `Document` for a bad event or an unknown target, `Damaged` for a broken chain, and those of the store.
-pub async fn handle(bucket: &Bucket, event: Value) -> Result<Answer, FunctionError> {
-    let event = parse(event)?;
-    let catalog = read_catalog(bucket, &event.cluster).await?;
-    answer(&catalog, &event.target, bucket.name(), Timestamp::now())
+impl PlanRestore {
+    /// With the common clients.
+    pub fn new(common: Common) -> Self {
+        let Common { sdk, table, bucket, clusters, .. } = common;
+        Self { catalog: CatalogTable::new(table), bucket, ssm: Ssm::new(&sdk), clusters }
+    }
+
+    /// Handles one event.
+    ///
+    /// # Errors
+    /// `BadInput` before anything is done: an input of another form, an unknown cluster or target. `Permanent`: a broken
+    /// chain, a missing object, a configuration that cannot be used.
+    pub async fn handle(&self, event: Value) -> Result<Drill, FunctionError> {
+        let Event { input, execution, started } =
+            serde_json::from_value(event).map_err(|e| FunctionError::bad_input(e, "the drill machine makes this event: start an execution of it"))?;
+        let input = parse(input)?;
+        let cluster = &input.cluster;
+        let drill_id = DrillId::of_execution(started, &execution);
+        if let Some(record) = self.catalog.drill(cluster, &drill_id).await? {
+            return answer(&record, &execution);
+        }
+        self.check_configuration(cluster).await?;
+        let (plan, at) = self.plan(&input, &drill_id, started).await?;
+        let record = DrillRecord {
+            format: DrillRecord::FORMAT.to_owned(),
+            cluster: cluster.clone(),
+            drill_id: drill_id.clone(),
+            version: 1,
+            execution: execution.clone(),
+            target: plan.target.clone(),
+            backup_id: plan.point.backup_id.clone(),
+            plan: at,
+            planned_at: started,
+            state: State::Planned,
+            open: Some(DrillRecord::OPEN.to_owned()),
+        };
+        let record = self.catalog.plan_drill(record).await?;
+        tracing::info!(%cluster, %drill_id, backup_id = %record.backup_id, steps = plan.steps.len(), "planned");
+        answer(&record, &execution)
+    }
+
+    /// What the launch will need: found wanting here, it costs nothing yet.
+    async fn check_configuration(&self, cluster: &ClusterId) -> Result<(), FunctionError> {
+        let config = match self.ssm.cluster(&self.clusters, cluster).await {
+            Ok(config) => config,
+            Err(ConfigError::Call(call)) if call.kind == highwater_aws::call::CallErrorKind::NotFound => {
+                return Err(FunctionError::bad_input(format!("this deployment has no cluster {cluster}"), FORM));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        drill_host::host_toml(cluster, &config.drill.checks).map(drop)
+    }
+
+    /// The drill's plan: the one that is stored, or a new one whose every object is there.
+    async fn plan(&self, input: &Input, drill_id: &DrillId, now: Timestamp) -> Result<(RestorePlanV1, Pinned), FunctionError> {
+        let key = format!("{}{PLAN_NAME}", drill_prefix(&input.cluster, drill_id));
+        if let Some(stored) = self.stored(&key).await? {
+            return Ok(stored);
+        }
+        let window = self.catalog.window_for(&input.cluster, &input.target).await?;
+        let plan = plan_restore(&window.catalog, &input.target, self.bucket.name(), now).map_err(|error| match error {
+            PlanError::UnknownBackup { .. } | PlanError::TooEarly { .. } => FunctionError::bad_input(error, FORM),
+            error => error.into(),
+        })?;
+        self.check_objects(&window.catalog, &plan).await?;
+        let bytes = plan.to_bytes();
+        match self.bucket.put_new(&key, bytes.clone().into(), "application/json").await {
+            Ok(_) => Ok((plan, Pinned::object(self.bucket.name(), &key, Sha256::of(&bytes)))),
+            // Another try of this execution was first.
+            Err(error) if error.kind == StoreErrorKind::AlreadyExists => self.stored(&key).await?.ok_or_else(|| error.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn stored(&self, key: &str) -> Result<Option<(RestorePlanV1, Pinned)>, FunctionError> {
+        match self.bucket.get(key, None, RestorePlanV1::MAX_BYTES as u64).await {
+            Ok(bytes) => Ok(Some((RestorePlanV1::parse(&bytes)?, Pinned::object(self.bucket.name(), key, Sha256::of(&bytes))))),
+            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Every object of the plan is in the bucket, with the size and checksum that its manifest records.
+    async fn check_objects(&self, catalog: &Catalog, plan: &RestorePlanV1) -> Result<(), FunctionError> {
+        let steps = plan.steps.iter().filter_map(|step| catalog.get(&step.backup_id).cloned()).collect::<Vec<_>>();
+        let path = Catalog::of_committed(plan.cluster.clone(), steps);
+        let heads = head_objects(&self.bucket, objects_of(&path)).await?;
+        match audit_catalog(path, Some(&heads)).findings.iter().find(|f| f.problem.is_broken()) {
+            Some(broken) => Err(FunctionError::of(Failure::Damaged, format!("plan {} of {}: {broken}", plan.point.backup_id, plan.cluster))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn answer(record: &DrillRecord, execution: &str) -> Result<Drill, FunctionError> {
+    if record.execution == execution {
+        return Ok(Drill::of(record));
+    }
+    let message = format!("drill {} of {} belongs to {}: start another execution", record.drill_id, record.cluster, record.execution);
+    Err(FunctionError::new(Name::Permanent, message))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Name;
     use serde_json::json;
 
     #[test]
     fn the_target_defaults_to_latest() {
-        let event = parse(json!({"cluster": "orders"})).unwrap();
-        assert_eq!((event.cluster.to_string(), event.target), ("orders".to_owned(), Target::Latest));
+        let input = parse(json!({"cluster": "orders"})).unwrap();
+        assert_eq!((input.cluster.to_string(), input.target), ("orders".to_owned(), Target::Latest));
         for target in ["latest", "20261122T020000Z-full-4f7c", "lsn:3989635331", "2026-11-22T02:00:00Z"] {
             assert_eq!(parse(json!({"cluster": "orders", "target": target})).unwrap().target.to_string(), target);
         }
+        let by_machine = json!({"cluster": "orders", "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID": "arn:aws:states:eu-west-1:1:execution:fleet:1"});
+        assert!(parse(by_machine).is_ok(), "as drill-fleet and restore-primary start it");
     }
 
     #[test]
-    fn a_bad_event_is_answered_with_the_accepted_form() {
+    fn a_bad_input_is_answered_with_the_accepted_form() {
         for bad in [
             json!({}),
             json!("orders"),
+            json!(null),
             json!({"cluster": "Orders"}),
             json!({"cluster": "orders", "target": "yesterday"}),
             json!({"cluster": "orders", "target": 5}),
@@ -100,23 +227,5 @@ mod tests {
             let shown = lambda_runtime::Diagnostic::from(error);
             assert_eq!(shown.error_type, "BadInput");
         }
-    }
-
-    #[test]
-    fn the_digest_is_that_of_the_document_and_the_document_is_the_plan() {
-        let manifest = include_bytes!("../../tests/fixtures/v1/manifest.json");
-        let (cluster, key) = {
-            let parsed = highwater_core::manifest::ManifestV1::parse(manifest).unwrap();
-            (parsed.cluster.clone(), parsed.key())
-        };
-        let stored = highwater_core::catalog::StoredManifest::parse(key, None, manifest).unwrap();
-        let full = highwater_core::catalog::Found::Manifest(Box::new(stored));
-        let catalog = Catalog::rebuild(cluster.clone(), [full]);
-        let now = "2026-11-23T00:00:00Z".parse().unwrap();
-        let planned = answer(&catalog, &Target::Latest, "backups", now).unwrap();
-        assert_eq!(RestorePlanV1::parse_pinned(planned.document.as_bytes(), planned.plan_sha256).unwrap(), planned.plan);
-        assert_eq!(answer(&catalog, &Target::Latest, "backups", now).unwrap(), planned, "twice gives the same");
-        let none = answer(&Catalog::new(cluster), &Target::Latest, "backups", now).unwrap_err();
-        assert_eq!(none.name, Name::Permanent);
     }
 }

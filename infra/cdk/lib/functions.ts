@@ -252,10 +252,11 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
         HIGHWATER_LAUNCH_TEMPLATE: hosts.launchTemplate.ref,
         HIGHWATER_SUBNETS: config.network.subnet_ids.join(","),
         HIGHWATER_ROOT_DEVICE: config.drill_root_device,
+        HIGHWATER_VOLUME_KEY: storage.dataKey.keyArn,
       },
       grants: [
         cluster,
-        catalog("The drill's record: intent before the launch, the instance after it.", ["dynamodb:GetItem", "dynamodb:UpdateItem"]),
+        catalog("The drill's record: intent before the launch, the instance after it.", ["dynamodb:GetItem", "dynamodb:PutItem"]),
         read([DRILLS], "The plan, for the size of the volume; files that a lost reply hid."),
         create(DRILLS, "The helper's configuration and the task's token, for the instance."),
         s3Key(true),
@@ -269,8 +270,9 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       grants: [
         catalog("The drill's result.", [...READ, ...WRITE]),
         read([DRILLS], "The plan and the report."),
-        create(DRILLS, "The certificate."),
+        create(DRILLS, "The certificate and its signature."),
         s3Key(true),
+        { ...verify, why: "A signature that a lost reply hid." },
         { sid: "SignCertificate", why: "The one place that signs.", actions: ["kms:Sign"], resources: [storage.signingKey.keyArn] },
         ...notify("A drill that failed."),
       ],

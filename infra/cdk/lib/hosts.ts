@@ -72,7 +72,7 @@ function hostGrants(names: Names, storage: Storage, cluster: string): Grant[] {
 function drillGrants(names: Names, storage: Storage, cluster: string): Grant[] {
   return [
     ...readCluster(names, cluster),
-    createAt(names, `v1/${cluster}/drills/*`, "The drill's report."),
+    createAt(names, `v1/${cluster}/drills/*/report.json`, "The drill's report, and no certificate."),
     keyGrant("UseDataKeyInS3", "Backups and reports are encrypted.", storage.dataKey.keyArn, "s3", ["kms:GenerateDataKey", "kms:Decrypt"]),
     {
       sid: "AnswerTheDrill",
