@@ -31,7 +31,9 @@ const GIB: u64 = 1 << 30;
 /// `Permanent` when the cluster's `drill.checks` are not TOML, or set anything outside `[drill]`: the file decides what the
 /// helper does on an instance with this cluster's data.
 pub fn host_toml(cluster: &ClusterId, checks: &str) -> Result<String, FunctionError> {
-    let text = format!("# The drill section is `drill.checks` of cluster {cluster}, as configured.\ncluster = \"{cluster}\"\n\n[drill]\n{checks}\n");
+    let text = format!(
+        "# The drill section is `drill.checks` of cluster {cluster}, as configured.\ncluster = \"{cluster}\"\n\n[drill]\n{checks}\n"
+    );
     let refused = |problem: String| {
         let fix = "expected the keys of the helper's [drill] section (docs/host.toml), without its header: correct it and deploy the stack";
         FunctionError::new(Name::Permanent, format!("Config: clusters.{cluster}.drill.checks {problem}; {fix}"))
@@ -176,6 +178,9 @@ mod tests {
         assert_eq!(tried, [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y"), ("a", "x")]);
         assert_eq!(choice(&types, &[], 0), None);
         let id = "20261122T090000Z-4f7c90ab".parse().unwrap();
-        assert_eq!((client_token(&id, 0), client_token(&id, 1)), ("20261122T090000Z-4f7c90ab-0".into(), "20261122T090000Z-4f7c90ab-1".into()));
+        assert_eq!(
+            (client_token(&id, 0), client_token(&id, 1)),
+            ("20261122T090000Z-4f7c90ab-0".into(), "20261122T090000Z-4f7c90ab-1".into())
+        );
     }
 }

@@ -87,7 +87,8 @@ impl LaunchDrill {
         let Event { drill, token } =
             serde_json::from_value(event).map_err(|e| FunctionError::bad_input(e, "the drill machine makes this event"))?;
         let Drill { cluster, drill_id, .. } = &drill;
-        let unknown = || FunctionError::new(Name::Permanent, format!("the catalog has no drill {drill_id} of {cluster}: start a new execution"));
+        let unknown =
+            || FunctionError::new(Name::Permanent, format!("the catalog has no drill {drill_id} of {cluster}: start a new execution"));
         let record = self.catalog.drill(cluster, drill_id).await?.filter(|r| r.plan == drill.plan).ok_or_else(unknown)?;
         if let Some(answer) = self.handed_over(&record, &token).await? {
             return Ok(answer);
@@ -123,7 +124,9 @@ impl LaunchDrill {
             Err(error) => return Err(error.into()),
         };
         match (stored, &record.state) {
-            (Some(stored), State::Running { instance, .. }) if stored == token.as_bytes() => Ok(Some(Answer { instance: instance.clone() })),
+            (Some(stored), State::Running { instance, .. }) if stored == token.as_bytes() => {
+                Ok(Some(Answer { instance: instance.clone() }))
+            }
             (Some(_), _) => Err(too_late(record)),
             (None, state) if state.has_ended() => {
                 let message = format!("drill {} of {} has {}: start a new execution", record.drill_id, record.cluster, state.name());

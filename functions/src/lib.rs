@@ -3,12 +3,12 @@
 
 pub mod drill_host;
 pub mod error;
-pub mod launch_drill;
 pub mod finish_backup;
+pub mod launch_drill;
 pub mod metrics;
 pub mod plan_restore;
 pub mod prune;
-pub mod record_drill;
 pub mod reconcile;
+pub mod record_drill;
 pub mod serve;
 pub mod start_backup;

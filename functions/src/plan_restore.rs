@@ -105,8 +105,8 @@ impl PlanRestore {
     /// `BadInput` before anything is done: an input of another form, an unknown cluster or target. `Permanent`: a broken
     /// chain, a missing object, a configuration that cannot be used.
     pub async fn handle(&self, event: Value) -> Result<Drill, FunctionError> {
-        let Event { input, execution, started } =
-            serde_json::from_value(event).map_err(|e| FunctionError::bad_input(e, "the drill machine makes this event: start an execution of it"))?;
+        let Event { input, execution, started } = serde_json::from_value(event)
+            .map_err(|e| FunctionError::bad_input(e, "the drill machine makes this event: start an execution of it"))?;
         let input = parse(input)?;
         let cluster = &input.cluster;
         let drill_id = DrillId::of_execution(started, &execution);
@@ -180,7 +180,9 @@ impl PlanRestore {
         let path = Catalog::of_committed(plan.cluster.clone(), steps);
         let heads = head_objects(&self.bucket, objects_of(&path)).await?;
         match audit_catalog(path, Some(&heads)).findings.iter().find(|f| f.problem.is_broken()) {
-            Some(broken) => Err(FunctionError::of(Failure::Damaged, format!("plan {} of {}: {broken}", plan.point.backup_id, plan.cluster))),
+            Some(broken) => {
+                Err(FunctionError::of(Failure::Damaged, format!("plan {} of {}: {broken}", plan.point.backup_id, plan.cluster)))
+            }
             None => Ok(()),
         }
     }
@@ -206,7 +208,8 @@ mod tests {
         for target in ["latest", "20261122T020000Z-full-4f7c", "lsn:3989635331", "2026-11-22T02:00:00Z"] {
             assert_eq!(parse(json!({"cluster": "orders", "target": target})).unwrap().target.to_string(), target);
         }
-        let by_machine = json!({"cluster": "orders", "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID": "arn:aws:states:eu-west-1:1:execution:fleet:1"});
+        let by_machine =
+            json!({"cluster": "orders", "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID": "arn:aws:states:eu-west-1:1:execution:fleet:1"});
         assert!(parse(by_machine).is_ok(), "as drill-fleet and restore-primary start it");
     }
 

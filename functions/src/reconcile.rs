@@ -5,12 +5,16 @@
 //! twice, beside itself and beside the functions it stands in for (I4).
 
 mod backups;
+mod drills;
 mod overdue;
 
 use crate::error::{FunctionError, Name};
 use crate::serve::{Common, variable};
 use highwater_aws::catalog::CatalogTable;
+use highwater_aws::ec2::Ec2;
 use highwater_aws::lambda::Lambda;
+use highwater_aws::sfn::Executions;
+use highwater_aws::sns::Topic;
 use highwater_aws::ssm::Ssm;
 use serde::Serialize;
 use serde_json::Value;
@@ -30,6 +34,9 @@ pub struct Reconcile {
     catalog: CatalogTable,
     ssm: Ssm,
     lambda: Lambda,
+    ec2: Ec2,
+    executions: Executions,
+    topic: Topic,
     finish_backup: String,
 }
 
@@ -44,6 +51,9 @@ impl Reconcile {
             catalog: CatalogTable::new(common.table),
             ssm: Ssm::new(&common.sdk),
             lambda: Lambda::new(&common.sdk),
+            ec2: Ec2::new(&common.sdk),
+            executions: Executions::new(&common.sdk),
+            topic: Topic::new(&common.sdk, variable("HIGHWATER_TOPIC")?),
             deployment: common.deployment,
             clusters: common.clusters,
         })
@@ -54,7 +64,7 @@ impl Reconcile {
     /// # Errors
     /// Of the parts that failed the first one's name, and all messages.
     pub async fn handle(&self, _event: Value) -> Result<Answer, FunctionError> {
-        let parts = [Box::pin(self.backups()).await, Box::pin(self.overdue()).await];
+        let parts = [Box::pin(self.backups()).await, Box::pin(self.drills()).await, Box::pin(self.overdue()).await];
         let (mut did, mut errors) = (Vec::new(), Vec::new());
         for part in parts {
             match part {

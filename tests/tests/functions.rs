@@ -1,9 +1,6 @@
 //! The Lambda binaries themselves, served events by a runtime API as Lambda's own, against a real S3.
 
-use highwater_core::manifest::ManifestV1;
-use highwater_core::plan::RestorePlanV1;
-use highwater_core::{Document, Sha256};
-use highwater_tests::{S3, block_on};
+use highwater_tests::S3;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -81,26 +78,20 @@ fn answer(stream: &mut TcpStream, status: &str, head: &str, body: &[u8]) {
 }
 
 #[test]
-fn plan_restore_plans_from_the_bucket_and_names_its_errors() {
+fn a_bad_event_and_a_missing_variable_are_errors_with_a_name_and_no_call_is_made() {
     let s3 = S3::start();
-    let bytes = include_bytes!("../fixtures/v1/manifest.json");
-    let manifest = ManifestV1::parse(bytes).unwrap();
-    block_on(s3.bucket().put_new(&manifest.key(), bytes.as_slice().into(), "application/json")).unwrap();
-    let event = json!({"cluster": manifest.cluster});
+    let event = |input: Value| json!({"input": input, "execution": "arn:aws:states:eu-west-1:1:execution:drill:1", "started": "2026-11-22T02:00:00.123Z"});
+    let env = [
+        ("HIGHWATER_BUCKET", "backups"),
+        ("HIGHWATER_TABLE", "catalog"),
+        ("HIGHWATER_DEPLOYMENT", "highwater"),
+        ("HIGHWATER_CLUSTERS", "/highwater/clusters"),
+    ];
+    let bad = Function::start("plan-restore", &env, &s3).invoke(&event(json!({"cluster": "Orders"}))).unwrap_err();
+    assert_eq!(bad["errorType"], "BadInput", "{bad}");
+    assert!(bad["errorMessage"].as_str().unwrap().contains(r#"expected {"cluster": "orders"}"#), "{bad}");
 
-    let invoke = |event: &Value| Function::start("plan-restore", &[("HIGHWATER_BUCKET", "backups")], &s3).invoke(event);
-    let planned = invoke(&event).unwrap();
-    let digest: Sha256 = planned["plan_sha256"].as_str().unwrap().parse().unwrap();
-    let plan = RestorePlanV1::parse_pinned(planned["document"].as_str().unwrap().as_bytes(), digest).unwrap();
-    assert_eq!((&plan.point.backup_id, plan.steps.len()), (&manifest.backup_id, 1));
-    assert_eq!(plan.steps[0].manifest.sha256, Sha256::of(bytes));
-
-    let refused = |event: Value| invoke(&event).unwrap_err();
-    let error = refused(json!({"cluster": "Orders"}));
-    assert_eq!(error["errorType"], "Document", "{error}");
-    assert!(error["errorMessage"].as_str().unwrap().contains(r#"expected {"cluster": "orders"}"#), "{error}");
-    assert_eq!(refused(json!({"cluster": "another"}))["errorType"], "Document");
-
-    let unset = Function::start("plan-restore", &[], &s3).invoke(&event).unwrap_err();
-    assert_eq!(unset["errorType"], "Config", "{unset}");
+    let unset = Function::start("plan-restore", &env[..1], &s3).invoke(&event(json!({"cluster": "orders"}))).unwrap_err();
+    assert_eq!(unset["errorType"], "Permanent", "{unset}");
+    assert!(unset["errorMessage"].as_str().unwrap().contains("HIGHWATER_TABLE"), "{unset}");
 }

@@ -30,6 +30,7 @@ pub mod caller;
 pub mod certificate;
 pub mod consent;
 pub mod drill;
+pub mod leak;
 pub mod outcome;
 pub mod promotion;
 

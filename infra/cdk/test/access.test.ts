@@ -95,6 +95,7 @@ describe("I7: a drill", () => {
     expect(drill()("s3:GetObject", DATA)).toBe(true);
     expect(drill()("s3:GetObjectVersion", DATA)).toBe(true);
     expect(drill()("s3:PutObject", `${BUCKET}/v1/orders/drills/d1/report.json`, NEW)).toBe(true);
+    for (const name of ["plan.json", "certificate.json", "certificate.sig"]) expect(drill()("s3:PutObject", `${BUCKET}/v1/orders/drills/d1/${name}`, NEW)).toBe(false);
   });
   it("writes no data, whatever its role allows", () => {
     const everything: Statement = { Effect: "Allow", Action: "*", Resource: "*" };

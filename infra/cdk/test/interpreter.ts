@@ -131,7 +131,7 @@ async function evaluate(value: unknown, scope: Scope, bound: object): Promise<an
   }
   const source = typeof value === "string" ? /^\{%(.*)%\}$/s.exec(value)?.[1] : undefined;
   if (source === undefined) return value;
-  const context = { Execution: { Id: "arn:execution" }, Task: { Token: "token" }, Map: { Item: { Value: scope.item } } };
+  const context = { Execution: { Id: "arn:execution", StartTime: "2026-11-22T02:00:00.123Z" }, Task: { Token: "token" }, Map: { Item: { Value: scope.item } } };
   const result = await jsonata(source).evaluate({}, { ...scope.variables, states: { input: scope.input, context, ...bound } });
   if (result === undefined) throw new Error(`${source.trim()} gives nothing`);
   return JSON.parse(JSON.stringify(result));

@@ -94,7 +94,7 @@ describe("drill", () => {
     expect(status).toBe("SUCCEEDED");
     expect(output).toEqual({ outcome: "passed", cluster: "orders" });
     expect(path).toEqual(["Plan", "Drill", "FindInstance", "IsAnyInstanceLeft", "Terminate", "Record", "HasPassed", "Passed"]);
-    expect(calls.Plan?.[0].Payload).toEqual({ input: { cluster: "orders" }, execution: "arn:execution" });
+    expect(calls.Plan?.[0].Payload).toEqual({ input: { cluster: "orders" }, execution: "arn:execution", started: "2026-11-22T02:00:00.123Z" });
     expect(calls.Drill?.[0].Payload).toEqual({ drill: plan.Payload, token: "token" });
     expect(calls.Terminate?.[0]).toEqual({ InstanceIds: ["i-1"] });
     expect(calls.Record?.[0].Payload).toEqual({ drill: plan.Payload, failure: null });
