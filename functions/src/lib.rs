@@ -1,14 +1,20 @@
 //! Highwater's Lambda functions: a module each, and a thin binary each that builds the clients and hands over.
 #![warn(missing_docs)]
 
+pub mod consent;
+pub mod decide_approval;
 pub mod drill_host;
 pub mod error;
 pub mod finish_backup;
+pub mod finish_promote;
 pub mod launch_drill;
 pub mod metrics;
 pub mod plan_restore;
+pub mod promote;
+pub mod proof;
 pub mod prune;
 pub mod reconcile;
 pub mod record_drill;
+pub mod request_approval;
 pub mod serve;
 pub mod start_backup;

@@ -7,6 +7,7 @@
 mod backups;
 mod drills;
 mod overdue;
+mod promotions;
 
 use crate::error::{FunctionError, Name};
 use crate::serve::{Common, variable};
@@ -38,6 +39,7 @@ pub struct Reconcile {
     executions: Executions,
     topic: Topic,
     finish_backup: String,
+    finish_promote: String,
 }
 
 impl Reconcile {
@@ -48,6 +50,7 @@ impl Reconcile {
     pub fn new(common: Common) -> Result<Self, FunctionError> {
         Ok(Self {
             finish_backup: variable("HIGHWATER_FINISH_BACKUP")?,
+            finish_promote: variable("HIGHWATER_FINISH_PROMOTE")?,
             catalog: CatalogTable::new(common.table),
             ssm: Ssm::new(&common.sdk),
             lambda: Lambda::new(&common.sdk),
@@ -64,7 +67,12 @@ impl Reconcile {
     /// # Errors
     /// Of the parts that failed the first one's name, and all messages.
     pub async fn handle(&self, _event: Value) -> Result<Answer, FunctionError> {
-        let parts = [Box::pin(self.backups()).await, Box::pin(self.drills()).await, Box::pin(self.overdue()).await];
+        let parts = [
+            Box::pin(self.backups()).await,
+            Box::pin(self.drills()).await,
+            Box::pin(self.promotions()).await,
+            Box::pin(self.overdue()).await,
+        ];
         let (mut did, mut errors) = (Vec::new(), Vec::new());
         for part in parts {
             match part {

@@ -27,14 +27,14 @@ pub mod s3;
 #[cfg(feature = "s3")]
 pub mod manifests;
 
+#[cfg(feature = "sfn")]
+pub mod sfn;
+
 #[cfg(feature = "s3")]
 pub mod versions;
 
 #[cfg(feature = "lambda")]
 pub mod lambda;
-
-#[cfg(feature = "sfn")]
-pub mod sfn;
 
 #[cfg(feature = "sns")]
 pub mod sns;

@@ -67,6 +67,17 @@ pub struct Invocation {
     pub stderr: String,
 }
 
+/// A command on a host, as a list shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The command.
+    pub command_id: String,
+    /// Its comment.
+    pub comment: String,
+    /// Its document.
+    pub document: String,
+}
+
 impl Invocation {
     /// Whether it will not change any more. Every status that is not on the way is an end.
     pub fn has_ended(&self) -> bool {
@@ -161,10 +172,20 @@ impl Ssm {
     /// # Errors
     /// Those of the service.
     pub async fn commands_of(&self, comment: &str, host: &HostId, since: Timestamp) -> Result<Vec<String>, CallError> {
+        let found = self.commands_on(host, since).await?;
+        Ok(found.into_iter().filter(|c| c.comment == comment).map(|c| c.command_id).collect())
+    }
+
+    /// The commands on a host since a time, in the order in which they were sent.
+    ///
+    /// # Errors
+    /// Those of the service.
+    pub async fn commands_on(&self, host: &HostId, since: Timestamp) -> Result<Vec<Listed>, CallError> {
+        const OPERATION: &str = "ssm:ListCommandInvocations";
         let after = CommandFilter::builder().key(CommandFilterKey::InvokedAfter).value(since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
         let after = after.build().map_err(|e| CallError {
-            operation: "ssm:ListCommandInvocations",
-            subject: comment.to_owned(),
+            operation: OPERATION,
+            subject: host.to_string(),
             kind: CallErrorKind::Refused,
             code: String::new(),
             detail: e.to_string(),
@@ -172,12 +193,13 @@ impl Ssm {
         let mut pages = self.client.list_command_invocations().instance_id(host.to_string()).filters(after).into_paginator().items().send();
         let mut found = Vec::new();
         while let Some(one) = pages.next().await {
-            let one = one.map_err(|e| CallError::of("ssm:ListCommandInvocations", comment, e))?;
-            if one.comment.as_deref() == Some(comment) {
-                found.extend(one.command_id);
-            }
+            let one = one.map_err(|e| CallError::of(OPERATION, host.to_string(), e))?;
+            let at = one.requested_date_time.map(|at| (at.secs(), at.subsec_nanos())).unwrap_or_default();
+            let (comment, document) = (one.comment.unwrap_or_default(), one.document_name.unwrap_or_default());
+            found.extend(one.command_id.map(|command_id| (at, Listed { command_id, comment, document })));
         }
-        Ok(found)
+        found.sort_by_key(|(at, _)| *at);
+        Ok(found.into_iter().map(|(_, listed)| listed).collect())
     }
 
     /// What the service knows of a command on a host; `None` where it knows no such command (yet).

@@ -139,6 +139,35 @@ pub fn judge(command: HostCommand, end: CommandEnd<'_>) -> Judgement {
     }
 }
 
+/// What a promotion's commands say together, in the order in which they were sent; none while nothing is decided.
+///
+/// Of several `promote` commands of one approval (a lost reply sends a second one) the helper lets one act: what a later one
+/// was refused says nothing about the first. A `resume` or `rollback` acts on what all before it left, so it decides.
+pub fn decisive(judged: Vec<(HostCommand, Judgement)>) -> Option<Judgement> {
+    let weight = |outcome: Option<Outcome>| match outcome {
+        Some(Outcome::Promoted) => 4,
+        Some(Outcome::RolledBack) => 3,
+        Some(Outcome::Stuck) => 2,
+        Some(Outcome::Refused) => 1,
+        None => 0,
+    };
+    let mut decided: Option<Judgement> = None;
+    for (command, next) in judged {
+        let decides = match command {
+            HostCommand::Promote => decided.as_ref().is_none_or(|before| weight(next.outcome) > weight(before.outcome)),
+            HostCommand::Resume | HostCommand::Rollback => next.outcome.is_some() || next.reverted,
+        };
+        if decides {
+            decided = Some(next);
+        }
+    }
+    // Only a `promote` that met another operation on the host: it did nothing, and it will not try again.
+    decided.map(|end| match (end.outcome, end.reverted) {
+        (None, false) => Judgement { outcome: Some(Outcome::Refused), ..end },
+        _ => end,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +216,25 @@ mod tests {
                 check(command, code, "", (Some(Outcome::Stuck), false));
             }
         }
+    }
+
+    #[test]
+    fn commands_together_say_what_the_one_that_acted_said() {
+        use HostCommand::{Promote, Resume, Rollback};
+        let end = |command, exit_code, output: &str| (command, judge(command, CommandEnd { status: "x", exit_code, output }));
+        let said = |ends: Vec<(HostCommand, Judgement)>| decisive(ends).map(|j| (j.outcome, j.reverted));
+        assert_eq!(said(vec![]), None);
+        let busy = || end(Promote, Some(40), "");
+        let killed = || end(Promote, Some(137), "");
+        assert_eq!(said(vec![busy()]), Some((Some(Outcome::Refused), false)));
+        assert_eq!(said(vec![end(Promote, Some(0), ""), busy()]), Some((Some(Outcome::Promoted), false)));
+        assert_eq!(said(vec![busy(), end(Promote, Some(19), "")]), Some((Some(Outcome::RolledBack), false)));
+        assert_eq!(said(vec![killed(), end(Promote, Some(12), "")]), Some((Some(Outcome::Stuck), false)));
+        assert_eq!(said(vec![killed(), end(Resume, Some(19), "")]), Some((Some(Outcome::RolledBack), false)));
+        assert_eq!(said(vec![killed(), end(Resume, Some(0), &journal("done"))]), Some((Some(Outcome::Promoted), false)));
+        assert_eq!(said(vec![killed(), end(Resume, Some(40), "")]), Some((Some(Outcome::Stuck), false)));
+        assert_eq!(said(vec![end(Promote, Some(0), ""), end(Rollback, Some(0), &journal("reverted"))]), Some((None, true)));
+        assert_eq!(said(vec![end(Promote, Some(0), ""), end(Rollback, Some(20), "")]), Some((Some(Outcome::Stuck), false)));
     }
 
     #[test]

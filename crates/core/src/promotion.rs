@@ -26,6 +26,11 @@ impl PromotionId {
     pub fn new(at: Timestamp, nonce: u16) -> Self {
         Self(format!("{}-{nonce:04x}", stamp(at)))
     }
+
+    /// When it began, to the second.
+    pub fn at(&self) -> Timestamp {
+        self.0.get(..16).and_then(parse_stamp).unwrap_or_default()
+    }
 }
 
 impl FromStr for PromotionId {

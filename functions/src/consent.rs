@@ -1,0 +1,100 @@
+//! Carrying out what was decided on a request: the approval for the host, the answer for the task. Used by
+//! `decide-approval` at once, and by `finish-promote` for what a crash left.
+
+use crate::error::FunctionError;
+use crate::serve::Common;
+use highwater_aws::catalog::approvals::ApprovalRecord;
+use highwater_aws::catalog::{CatalogError, CatalogTable};
+use highwater_aws::s3::Bucket;
+use highwater_aws::sfn::Executions;
+use highwater_core::consent::{PromotionRequest, RequestState};
+use highwater_core::ids::cluster_prefix;
+use highwater_core::{Document, Pinned, Sha256};
+use serde_json::json;
+
+/// What is needed for it.
+#[derive(Debug, Clone)]
+pub struct Consents {
+    /// The catalog.
+    pub catalog: CatalogTable,
+    /// Where approvals go.
+    pub bucket: Bucket,
+    /// What waits for them.
+    pub executions: Executions,
+}
+
+/// Key of a request's approval.
+pub fn approval_key(request: &PromotionRequest) -> String {
+    format!("{}promotions/{}/approval.json", cluster_prefix(&request.cluster), request.id)
+}
+
+impl Consents {
+    /// Of what every function has.
+    pub fn new(common: &Common) -> Self {
+        let (catalog, executions) = (CatalogTable::new(common.table.clone()), Executions::new(&common.sdk));
+        Self { catalog, bucket: common.bucket.clone(), executions }
+    }
+
+    /// Stores the approval of an approved request, answers the waiting task, and closes the record. Twice is as good as once:
+    /// the approval's bytes follow from the record, and a task takes one answer.
+    ///
+    /// # Errors
+    /// Those of the services; the record stays open then, and the next call goes on.
+    pub async fn carry_out(&self, record: &ApprovalRecord) -> Result<Option<Pinned>, FunctionError> {
+        let request = &record.request;
+        if !request.state.is_closed() {
+            return Ok(None);
+        }
+        let approval = match request.approval() {
+            Some(document) => {
+                let (key, bytes) = (approval_key(request), document.to_bytes());
+                let sha256 = Sha256::of(&bytes);
+                self.bucket.put_new(&key, bytes.into(), "application/json").await?;
+                Some(Pinned::object(self.bucket.name(), &key, sha256))
+            }
+            None => None,
+        };
+        if let Some(token) = record.token.as_ref().filter(|_| record.open.is_some()) {
+            match (&request.state, &approval) {
+                (RequestState::Approved {}, Some(approval)) => {
+                    self.executions.succeed(token, &json!({"decision": "approved", "approval": approval})).await?
+                }
+                (RequestState::Void { reason }, _) => self.executions.fail(token, "Superseded", reason).await?,
+                _ => self.executions.succeed(token, &json!({"decision": "denied", "reason": denial(request)})).await?,
+            };
+        }
+        self.close(record).await?;
+        Ok(approval)
+    }
+
+    /// A request that can no longer be decided: recorded, and its task told. Lost against a vote, it changes nothing.
+    ///
+    /// # Errors
+    /// Those of the services.
+    pub async fn void(&self, record: &ApprovalRecord, reason: String) -> Result<(), FunctionError> {
+        let mut next = record.clone();
+        next.request.state = RequestState::Void { reason };
+        match self.catalog.replace_approval(record, next, None).await {
+            Ok(record) => self.carry_out(&record).await.map(|_| ()),
+            Err(CatalogError::Contended { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn close(&self, record: &ApprovalRecord) -> Result<(), FunctionError> {
+        if record.open.is_none() {
+            return Ok(());
+        }
+        match self.catalog.replace_approval(record, ApprovalRecord { open: None, ..record.clone() }, None).await {
+            Ok(_) | Err(CatalogError::Contended { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Who denied it, and why, for the execution's cause.
+fn denial(request: &PromotionRequest) -> String {
+    let Some(vote) = request.votes.last() else { return "it was denied".to_owned() };
+    let why = vote.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!("denied by {}{why}; nothing has changed", vote.by)
+}

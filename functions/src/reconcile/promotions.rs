@@ -1,0 +1,65 @@
+//! Promotions that are not closed, and requests whose task does not know what became of them.
+
+use super::Reconcile;
+use crate::error::FunctionError;
+use crate::metrics;
+use highwater_aws::catalog::CatalogError;
+use highwater_aws::catalog::approvals::ApprovalRecord;
+use highwater_aws::catalog::promotions::State;
+use highwater_aws::sfn::ExecutionStatus;
+use highwater_core::consent::RequestState;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+
+/// A request's execution is started right after the request is recorded, or not at all.
+const STARTED_WITHIN: SignedDuration = SignedDuration::from_mins(10);
+
+impl Reconcile {
+    /// Has `finish-promote` look at each open promotion, keeps the lease of those that have not ended, and counts those that
+    /// wait for a person. Requests: what is decided is carried out; what can no longer be decided is void.
+    pub(super) async fn promotions(&self) -> Result<Vec<String>, FunctionError> {
+        let (mut did, mut stuck, now) = (Vec::new(), 0u32, Timestamp::now());
+        for found in self.catalog.open_promotions().await? {
+            let (cluster, id) = (&found.cluster, &found.id);
+            let Some(record) = self.catalog.promotion(cluster, id).await?.filter(|record| record.open.is_some()) else { continue };
+            if record.state.is_unfinished() {
+                self.catalog.keep_lease(&record, now).await?;
+            }
+            stuck += u32::from(matches!(record.state, State::Stuck { .. }));
+            self.lambda.call(&self.finish_promote, &json!({"promotion": {"cluster": cluster, "id": id}})).await?;
+            did.push(format!("had finish-promote look at promotion {id} of {cluster}, which is {}", record.state.name()));
+        }
+        // Zero included: its absence is an alarm.
+        metrics::emit(&self.deployment, None, &[("StuckPromotions", "Count", stuck.into())]);
+        for found in self.catalog.open_approvals().await? {
+            let read = self.catalog.approval(&found.request.cluster, &found.request.id).await?;
+            if let Some(record) = read.filter(|record| record.open.is_some()) {
+                did.extend(self.request(record, now).await?);
+            }
+        }
+        Ok(did)
+    }
+
+    async fn request(&self, record: ApprovalRecord, now: Timestamp) -> Result<Option<String>, FunctionError> {
+        let (cluster, id) = (record.request.cluster.clone(), record.request.id.clone());
+        if record.request.state.is_closed() {
+            self.lambda.call(&self.finish_promote, &json!({"approval": {"cluster": cluster, "id": id}})).await?;
+            return Ok(Some(format!("had finish-promote carry out what was decided on request {id} of {cluster}")));
+        }
+        let is_young = now.duration_since(record.request.requested_at) < STARTED_WITHIN;
+        let reason = match self.executions.status(&record.execution).await? {
+            ExecutionStatus::Running => return Ok(None),
+            ExecutionStatus::Gone if is_young => return Ok(None),
+            ExecutionStatus::Gone => "its execution was never started",
+            ExecutionStatus::Succeeded | ExecutionStatus::Failed => "its execution has ended",
+        };
+        let mut void = record.clone();
+        void.request.state = RequestState::Void { reason: reason.to_owned() };
+        void.open = None;
+        match self.catalog.replace_approval(&record, void, None).await {
+            Ok(_) => Ok(Some(format!("request {id} of {cluster} is void: {reason}"))),
+            Err(CatalogError::Contended { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
