@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What the event must look like, for error messages.
-pub const FORM: &str = r#"expected what restore-primary sends: {"drill": {"cluster", "drill_id", …}, "request_id": null or an id, "execution", "started_at", "token"}"#;
+pub const FORM: &str = r#"expected what restore-primary sends: {"drill": {"cluster", "drill_id", …}, "request_id": null or an id, "execution", "started", "token"}"#;
 
 /// The event.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -35,7 +35,7 @@ pub struct Event {
     /// The execution.
     pub execution: String,
     /// When it started: what a console start is ordered by among requests.
-    pub started_at: Timestamp,
+    pub started: Timestamp,
     /// The token of the task that waits.
     pub token: String,
 }
@@ -130,11 +130,11 @@ impl RequestApproval {
         let digest = highwater_core::Sha256::of(event.execution.as_bytes());
         let nonce = digest.as_bytes().first_chunk::<2>().map_or(0, |two| u16::from_be_bytes(*two));
         let request = PromotionRequest {
-            id: PromotionId::new(event.started_at, nonce),
+            id: PromotionId::new(event.started, nonce),
             cluster: cluster.clone(),
             target: None,
             requester: None,
-            requested_at: event.started_at,
+            requested_at: event.started,
             question: None,
             votes: Vec::new(),
             state: RequestState::Drilling {},

@@ -192,7 +192,19 @@ fn an_approval_needs_a_second_person_and_a_passed_drill_of_that_very_plan() {
     let out = dir.path().join("approval.json");
     let approve = |plan: &str, report: &str, approver: &str| {
         let mut command = Command::new(highwater_tests::binary("highwater"));
-        command.args(["approve", "--plan", plan, "--report", report, "--host", "db-1", "--requester", "ada", "--approver", approver]);
+        command.args([
+            "write-approval",
+            "--plan",
+            plan,
+            "--report",
+            report,
+            "--host",
+            "db-1",
+            "--requester",
+            "ada",
+            "--approver",
+            approver,
+        ]);
         command.arg("--out").arg(&out).output().unwrap().status.code().unwrap()
     };
     let refused = i32::from(Failure::Approval.exit_code());

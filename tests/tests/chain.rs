@@ -73,7 +73,7 @@ fn from_the_first_backup_to_a_promotion_and_on_in_a_new_incarnation() {
     let (plan, report, approval) = (by_time.path.clone(), host.report_of(&by_time), host.path("approval.json"));
     let (plan, report, approval) = (plan.to_str().unwrap(), report.to_str().unwrap(), approval.to_str().unwrap());
     let approve =
-        ["approve", "--plan", plan, "--report", report, "--host", "db-1", "--requester", "alice", "--out", approval, "--approver"];
+        ["write-approval", "--plan", plan, "--report", report, "--host", "db-1", "--requester", "alice", "--out", approval, "--approver"];
     let alone = operator.highwater(&[&approve[..], &["alice"]].concat());
     assert_eq!(alone.status.code(), Some(Failure::Approval.exit_code().into()), "nobody approves their own request: {alone}");
     operator.highwater(&[&approve[..], &["bob"]].concat()).success();

@@ -34,6 +34,9 @@ pub mod sfn;
 pub mod versions;
 
 #[cfg(feature = "lambda")]
+pub mod function_url;
+
+#[cfg(feature = "lambda")]
 pub mod lambda;
 
 #[cfg(feature = "sns")]

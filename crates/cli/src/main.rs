@@ -1,16 +1,17 @@
 //! `highwater`: the operator's command. It reads the bucket and writes files; it changes nothing in the bucket. Only `catalog
 //! rebuild --apply` writes to the catalog.
 
-mod approve;
 mod audit;
 mod backups;
 mod catalog;
 mod certificate;
+mod decide;
 mod error;
 mod next_backup;
 mod output;
 mod plan;
 mod prune;
+mod write_approval;
 
 use crate::error::{Error, Result};
 use clap::{Args, Parser, Subcommand};
@@ -39,13 +40,21 @@ enum Command {
     Backups(backups::BackupsArgs),
     /// Look for every broken invariant: chains, and every object of every backup. Exit 14 when one is found.
     Audit(audit::AuditArgs),
-    /// Write the approval that `highwater-host promote` asks for.
-    Approve(approve::ApproveArgs),
     /// Compare the catalog with the bucket, or rebuild it from the manifests.
     #[command(subcommand)]
     Catalog(catalog::CatalogCommand),
     /// Show what retention keeps and deletes, and why.
     Prune(prune::PruneArgs),
+    /// Ask for a promotion: the restore point is drilled, then another person has to approve.
+    Restore(decide::RestoreArgs),
+    /// List the requests for promotions, and what they ask.
+    Approvals(decide::ApprovalsArgs),
+    /// Approve somebody else's request.
+    Approve(decide::ApproveArgs),
+    /// Deny a request, or withdraw one's own.
+    Deny(decide::DenyArgs),
+    /// Write the approval that `highwater-host promote` asks for, where no deployment does it.
+    WriteApproval(write_approval::WriteApprovalArgs),
     /// Verify or show the certificate of a passed drill; offline.
     #[command(subcommand)]
     Certificate(certificate::CertificateCommand),
@@ -88,7 +97,11 @@ async fn dispatch(cli: &Cli) -> Result<()> {
         Command::Audit(args) => audit::run(args, cli.json).await,
         Command::Catalog(command) => catalog::run(command, cli.json).await,
         Command::Prune(args) => prune::run(args, cli.json).await,
-        Command::Approve(args) => approve::run(args, cli.json),
+        Command::Restore(args) => decide::restore(args, cli.json).await,
+        Command::Approvals(args) => decide::approvals(args, cli.json).await,
+        Command::Approve(args) => decide::approve(args, cli.json).await,
+        Command::Deny(args) => decide::deny(args, cli.json).await,
+        Command::WriteApproval(args) => write_approval::run(args, cli.json),
         Command::Certificate(command) => certificate::run(command, cli.json),
     }
 }

@@ -13,7 +13,8 @@ export interface Config {
   object_lock: { mode: "governance" | "compliance"; days: number };
   network: { vpc_id: string; subnet_ids: string[]; s3_prefix_list_id: string; endpoint_security_group_id: string };
   fleet_drill: { schedule?: string; timezone: string; concurrency: number };
-  approval: { expires_hours: number };
+  /** `named_sessions`: roles whose sessions are named by an identity provider, so that a name is a person. */
+  approval: { expires_hours: number; named_sessions: string[] };
   /** The root device of the drills' images: its volume is made as large as the plan needs. */
   drill_root_device: string;
   reconcile_schedule: string;
@@ -218,7 +219,7 @@ function clusters(node: Node | null, key: string, report: Report): unknown {
 
 const objectLock = { mode: may(oneOf("governance", "compliance"), "governance"), days: may(integer(1, 3650), 14) };
 const fleetDrill = { schedule: may(schedule, undefined), timezone: may(timezone, "UTC"), concurrency: may(integer(1, 40), 4) };
-const approval = { expires_hours: may(integer(1, 24 * 14), 24) };
+const approval = { expires_hours: may(integer(1, 24 * 14), 24), named_sessions: may(list(text(/^[\w+=.@-]{1,64}$/, "dba-oncall"), 0, 20), []) };
 
 const deployment = mapping({
   // 16 characters, so that the longest role name, <name>-drill-<cluster>, fits IAM's 64.

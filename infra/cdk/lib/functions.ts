@@ -154,7 +154,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
     },
   ];
   const commandResult: Grant = { sid: "ReadCommandResult", why: "The true status of a command; the action knows no resource.", actions: ["ssm:GetCommandInvocation"], resources: ["*"] };
-  const findCommands: Grant = { sid: "FindCommands", why: "Commands for one backup, by their comment: a lost reply may hide one; the action knows no resource.", actions: ["ssm:ListCommandInvocations"], resources: ["*"] };
+  const findCommands: Grant = { sid: "FindCommands", why: "The commands of one operation, by their comment: a lost reply may hide one; the action knows no resource.", actions: ["ssm:ListCommandInvocations"], resources: ["*"] };
   const answer = (machine: MachineName): Grant => ({
     sid: "AnswerTask",
     why: `The result goes to the ${machine} execution that waits.`,
@@ -293,7 +293,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
     "decide-approval": {
       description: "Takes requests for promotions and decisions on them from callers whom IAM vouches for",
       timeout: Duration.seconds(30),
-      env: { ...env.topic, HIGHWATER_PROMOTION_MACHINE: names.machine("restore-primary") },
+      env: { ...env.topic, HIGHWATER_PROMOTION_MACHINE: names.machine("restore-primary"), HIGHWATER_NAMED_SESSIONS: config.approval.named_sessions.join(",") },
       grants: [
         catalog("Requests, decisions, and who made them.", [...READ, ...WRITE]),
         create(PROMOTIONS, "The approval, for the host."),
@@ -314,6 +314,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
         read([DRILLS, PROMOTIONS], "Plan, report, certificate and approval, checked again."),
         s3Key(false),
         verify,
+        findCommands,
         ...send("promote", "The promotion command."),
       ],
     },
@@ -324,7 +325,12 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       env: env.topic,
       grants: [
         catalog("The promotion's end, the new incarnation, the lease.", [...READ, ...WRITE]),
+        openOperations,
         commandResult,
+        findCommands,
+        create(PROMOTIONS, "An approval that was decided on, and whose function broke off."),
+        read([PROMOTIONS], "An approval that a lost reply hid."),
+        s3Key(true),
         answer("restore-primary"),
         ...notify("How a promotion ended; a stuck one above all."),
       ],

@@ -155,7 +155,7 @@ describe("I7: the functions", () => {
 
 describe("every role and policy", () => {
   /** Actions that IAM lets nobody restrict to a resource. */
-  const WITHOUT_RESOURCE = /^(ec2:DescribeInstances|ssm:GetCommandInvocation|logs:(Create|Get|Update|Delete|List)LogDeliver(y|ies)|logs:PutResourcePolicy|logs:DescribeResourcePolicies|logs:DescribeLogGroups)$/;
+  const WITHOUT_RESOURCE = /^(ec2:DescribeInstances|ssm:GetCommandInvocation|ssm:ListCommandInvocations|logs:(Create|Get|Update|Delete|List)LogDeliver(y|ies)|logs:PutResourcePolicy|logs:DescribeResourcePolicies|logs:DescribeLogGroups)$/;
   const all = () => [
     ...Object.entries(synthesised.template.findResources("AWS::IAM::Role")).map(([id, r]) => ({ id, metadata: r.Metadata, statements: plain(r.Properties.Policies[0].PolicyDocument.Statement, synthesised.template) as Statement[] })),
     ...Object.entries(synthesised.template.findResources("AWS::IAM::ManagedPolicy")).map(([id, r]) => ({ id, metadata: r.Metadata, statements: plain(r.Properties.PolicyDocument.Statement, synthesised.template) as Statement[] })),

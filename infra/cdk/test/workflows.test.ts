@@ -155,7 +155,7 @@ describe("restore-primary", () => {
     expect(output.outcome).toBe("promoted");
     expect(path).toEqual(["Drill", "Ask", "IsApproved", "Promote", "HowDidItEnd", "ForceFull", "Promoted"]);
     expect(calls.Drill?.[0].Input).toMatchObject({ cluster: "orders", target: "latest" });
-    expect(calls.Ask?.[0].Payload).toEqual({ drill: proven, request_id: "r1", execution: "arn:execution", token: "token" });
+    expect(calls.Ask?.[0].Payload).toEqual({ drill: proven, request_id: "r1", execution: "arn:execution", started: "2026-11-22T02:00:00.123Z", token: "token" });
     expect(calls.Promote?.[0].Payload).toEqual({ drill: proven, approval: approved.approval, execution: "arn:execution", token: "token" });
     expect(calls.ForceFull?.[0].Payload).toEqual({ cluster: "orders", force: "new-incarnation", once: expect.any(String) });
   });
@@ -192,8 +192,17 @@ describe("restore-primary", () => {
     const { path, status, calls } = await promote({ Promote: failure("States.Timeout"), Settle: { Payload: { outcome: "promoted" } } });
     expect(status).toBe("SUCCEEDED");
     expect(path).toContain("ForceFull");
-    expect(calls.Settle?.[0].Payload).toEqual({ settle: "arn:execution", failure: { Error: "States.Timeout", Cause: "why" } });
+    expect(calls.Settle?.[0].Payload).toEqual({ settle: "arn:execution", cluster: "orders", approval: approved.approval, failure: { Error: "States.Timeout", Cause: "why" } });
     expect((await promote({ Promote: failure("States.Timeout"), Settle: failure("Permanent") })).error).toBe("Unknown");
+  });
+  it("shows who denied it, and why", async () => {
+    expect((await promote({ Ask: { decision: "denied", reason: "denied by bob: not tonight" } })).cause).toBe("denied by bob: not tonight");
+  });
+  it("waits for a running backup before the promotion, and for nothing else", async () => {
+    const late = (n: number) => (n < 4 ? failure("LeaseHeld") : { outcome: "promoted" });
+    expect((await promote({ Promote: late })).status).toBe("SUCCEEDED");
+    const { calls } = await promote({ Promote: failure("Permanent"), Settle: { Payload: { outcome: "refused" } } });
+    expect(calls.Promote).toHaveLength(1);
   });
   it("waits for the lease before the forced full, and says so if none could start", async () => {
     const late = (n: number) => (n < 4 ? failure("LeaseHeld") : { Payload: {} });

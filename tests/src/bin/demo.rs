@@ -144,7 +144,7 @@ impl Demo {
         let (plan, report) = (self.host.path("latest.plan.json"), self.host.path("latest.report.json"));
         let approval = self.host.path("approval.json");
         self.highwater(&[
-            "approve",
+            "write-approval",
             "--plan",
             path(&plan),
             "--report",

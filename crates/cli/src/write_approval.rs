@@ -1,4 +1,4 @@
-//! `approve`.
+//! `write-approval`.
 
 use crate::error::{Error, Result};
 use crate::next_backup::duration;
@@ -11,13 +11,13 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Arguments of `approve`.
+/// Arguments of `write-approval`.
 ///
 /// The names in an approval are only as good as who may write the file: whoever can hand a file to
 /// `highwater-host promote` can write any name into it. Use it on a machine that both people trust, or let the cloud
 /// flow do it, which takes the names from who signed in and signs the approval.
 #[derive(Debug, clap::Args)]
-pub(crate) struct ApproveArgs {
+pub(crate) struct WriteApprovalArgs {
     /// The plan that will be promoted.
     #[arg(long, value_name = "FILE")]
     plan: PathBuf,
@@ -41,7 +41,7 @@ pub(crate) struct ApproveArgs {
     out: PathBuf,
 }
 
-pub(crate) fn run(args: &ApproveArgs, json: bool) -> Result<()> {
+pub(crate) fn run(args: &WriteApprovalArgs, json: bool) -> Result<()> {
     let (plan, plan_sha256) = read_document::<RestorePlanV1>(&args.plan)?;
     let (report, report_sha256) = read_document::<DrillReportV1>(&args.report)?;
     let now = Timestamp::now();

@@ -1,0 +1,375 @@
+//! Promotions by the deployed functions: who may ask and approve, what is bound to what, and what the host's commands come to.
+//!
+//! The drill is not run here: its plan, report and signed certificate are put where a drill puts them. `cloud_restore.rs` runs
+//! the whole way.
+
+use highwater_aws::kms::SigningKey;
+use highwater_aws::manifests::read_catalog;
+use highwater_core::certificate::{Drilled, certify};
+use highwater_core::drill::{Check, CheckKind, DrillReportV1, Outcome};
+use highwater_core::ids::drill_prefix;
+use highwater_core::plan::Target;
+use highwater_core::planner::plan_restore;
+use highwater_core::{ClusterId, Document, DrillId, Pinned, Sha256};
+use highwater_tests::{Cloud, CloudHost, MariaDb, Person, block_on, config, wait_for, wait_for_within};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const EXECUTION: &str = "arn:aws:states:eu-west-1:000000000000:execution:highwater-restore-primary:";
+
+/// A deployment whose cluster has a restore point, and data that came after it.
+struct Scene {
+    cloud: Cloud,
+    db: MariaDb,
+    /// How many drills and executions were made up.
+    made: std::cell::Cell<u32>,
+}
+
+/// A request that waits for votes.
+struct Asked {
+    drill: Value,
+    execution: String,
+    id: String,
+    certificate: String,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self { cloud: Cloud::deployed(&config()), db: MariaDb::start(), made: Default::default() }
+    }
+
+    /// Takes a backup, then changes the data.
+    fn back_up(&self) {
+        self.db.run("CREATE DATABASE shop; CREATE TABLE shop.orders (id INT PRIMARY KEY); INSERT INTO shop.orders VALUES (1), (2), (3)");
+        self.cloud.fire("backup-orders");
+        self.cloud.wait_for_item("orders", "backup#", |item| item["state"] == "committed");
+        self.db.run("DELETE FROM shop.orders WHERE id > 1");
+    }
+
+    fn orders(&self) -> u64 {
+        self.db.value("SELECT COUNT(*) FROM shop.orders")
+    }
+
+    /// What a passed drill of the newest restore point leaves in the bucket. `sign` makes the signature's digest.
+    fn drill_signed(&self, sign: impl Fn(&[u8]) -> Sha256) -> (Value, String) {
+        let (cluster, now, bucket): (ClusterId, _, _) = ("orders".parse().unwrap(), Timestamp::now(), self.cloud.bucket());
+        let nth = self.made.replace(self.made.get() + 1);
+        let drill_id = DrillId::of_execution(now, &format!("drill {nth}"));
+        let put = |name: &str, bytes: Vec<u8>| {
+            let key = format!("{}{name}", drill_prefix(&cluster, &drill_id));
+            let sha256 = Sha256::of(&bytes);
+            block_on(bucket.put_new(&key, bytes.into(), "application/octet-stream")).unwrap();
+            Pinned::object(bucket.name(), &key, sha256)
+        };
+        let plan = plan_restore(&block_on(read_catalog(&bucket, &cluster)).unwrap(), &Target::Latest, bucket.name(), now).unwrap();
+        let plan_at = put("plan.json", plan.to_bytes());
+        let check = |kind| Check {
+            kind,
+            subject: "server".into(),
+            outcome: Outcome::Passed,
+            expected: String::new(),
+            found: String::new(),
+            seconds: 0.1,
+        };
+        let report = DrillReportV1 {
+            format: DrillReportV1::FORMAT.into(),
+            cluster: cluster.clone(),
+            backup_id: plan.point.backup_id.clone(),
+            plan_sha256: plan_at.sha256,
+            host_id: "i-0d0000000000000d0".parse().unwrap(),
+            outcome: Outcome::Passed,
+            failure: None,
+            server_version: Some(plan.server.version),
+            started_at: now,
+            finished_at: now,
+            phases: Vec::new(),
+            checks: vec![check(CheckKind::ServerUp), check(CheckKind::RowCount)],
+        };
+        let report_at = put("report.json", report.to_bytes());
+        let key = self.cloud.output("SigningKey");
+        let certificate = certify(&Drilled {
+            drill_id: &drill_id,
+            execution: "drill",
+            instance: &report.host_id,
+            plan: (&plan, &plan_at),
+            report: (&report, &report_at),
+            signing_key: key,
+        });
+        let bytes = certificate.unwrap().to_bytes();
+        let signature = block_on(SigningKey::new(&self.cloud.sdk(), key).sign(sign(&bytes))).unwrap();
+        let certificate = put("certificate.json", bytes);
+        put("certificate.sig", signature);
+        (json!({"cluster": "orders", "drill_id": drill_id, "outcome": "passed"}), certificate.sha256.to_string())
+    }
+
+    fn drill(&self) -> (Value, String) {
+        self.drill_signed(Sha256::of)
+    }
+
+    /// What restore-primary sends to request-approval.
+    fn question(&self, drill: &Value, request_id: Option<&str>, execution: &str, started_at: Timestamp) -> Result<Value, (String, String)> {
+        let event = json!({"drill": drill, "request_id": request_id, "execution": execution, "started": started_at, "token": "t"});
+        self.cloud.invoke("request-approval", &event)
+    }
+
+    /// A promotion started in the console, whose drill has passed.
+    fn console_start(&self) -> Asked {
+        let (drill, certificate) = self.drill();
+        let execution = format!("{EXECUTION}console-{}", self.made.get());
+        // Requests are ordered by the second in which they begin.
+        std::thread::sleep(Duration::from_millis(1100));
+        let answer = self.question(&drill, None, &execution, Timestamp::now()).unwrap();
+        Asked { drill, execution, id: answer["request_id"].as_str().unwrap().to_owned(), certificate }
+    }
+
+    /// A promotion that a person asked for by the URL, whose drill has passed.
+    fn asked_by(&self, person: &Person) -> Asked {
+        std::thread::sleep(Duration::from_millis(1100));
+        let (status, answer) = self.call(person, json!({"action": "restore", "cluster": "orders"}));
+        assert_eq!(status, 202, "{answer}");
+        let id = answer["request_id"].as_str().unwrap().to_owned();
+        let execution = answer["execution"].as_str().unwrap().to_owned();
+        assert_eq!(execution, format!("{EXECUTION}{id}"));
+        let (drill, certificate) = self.drill();
+        self.question(&drill, Some(&id), &execution, Timestamp::now()).unwrap();
+        Asked { drill, execution, id, certificate }
+    }
+
+    fn call(&self, person: &Person, body: Value) -> (u16, Value) {
+        self.cloud.call_approval_url(person, &body)
+    }
+
+    fn approve(&self, person: &Person, asked: &Asked) -> (u16, Value) {
+        let body = json!({"action": "approve", "cluster": "orders", "request_id": asked.id, "certificate_sha256": asked.certificate});
+        self.call(person, body)
+    }
+
+    fn deny(&self, person: &Person, asked: &Asked) -> (u16, Value) {
+        self.call(person, json!({"action": "deny", "cluster": "orders", "request_id": asked.id, "reason": "not tonight"}))
+    }
+
+    /// What restore-primary sends to promote, with the approval that is (or would be) stored.
+    fn promote(&self, asked: &Asked) -> Result<Value, (String, String)> {
+        let key = format!("v1/orders/promotions/{}/approval.json", asked.id);
+        let approval = json!({"uri": format!("s3://{}/{key}", self.cloud.output("Bucket")), "sha256": self.sha256(&key)});
+        let event = json!({"drill": asked.drill, "approval": approval, "execution": asked.execution, "token": "t"});
+        self.cloud.invoke("promote", &event)
+    }
+
+    fn sha256(&self, key: &str) -> Sha256 {
+        match self.cloud.keys(key).is_empty() {
+            true => Sha256::of(b""),
+            false => Sha256::of(&self.cloud.object(key)),
+        }
+    }
+
+    fn approvals(&self) -> Vec<String> {
+        self.cloud.keys("v1/orders/promotions/")
+    }
+
+    fn request(&self, asked: &Asked) -> Value {
+        self.cloud.item("orders", &format!("approval#{}", asked.id)).unwrap()
+    }
+
+    fn promotion(&self, asked: &Asked) -> Value {
+        self.cloud.item("orders", &format!("promotion#{}", asked.id)).unwrap_or(Value::Null)
+    }
+
+    fn ends(&self, asked: &Asked, state: &str) -> Value {
+        wait_for_within(Duration::from_secs(120), &format!("promotion {} to be {state}", asked.id), || {
+            Some(self.promotion(asked)).filter(|promotion| promotion["state"] == state)
+        })
+    }
+
+    fn lease(&self) -> Value {
+        self.cloud.item("orders", "lease").unwrap()
+    }
+
+    /// Runs a document on the host as a person does, and waits for its end.
+    fn by_hand(&self, host: &CloudHost<'_>, document: &str) -> Value {
+        let request = json!({"DocumentName": format!("highwater-{document}"), "InstanceIds": [host.instance()]});
+        let sent = self.cloud.aws("ssm", "AmazonSSM.SendCommand", &request).unwrap();
+        let wanted = json!({"CommandId": sent["Command"]["CommandId"], "InstanceId": host.instance()});
+        wait_for("the document's end", || {
+            let found = self.cloud.aws("ssm", "AmazonSSM.GetCommandInvocation", &wanted).unwrap();
+            (!matches!(found["Status"].as_str(), Some("Pending" | "InProgress"))).then_some(found)
+        })
+    }
+
+    /// Changes one attribute of a request behind the functions' back.
+    fn expire(&self, asked: &Asked) {
+        let request = json!({
+            "TableName": self.cloud.output("Catalog"),
+            "Key": {"pk": {"S": "cluster#orders"}, "sk": {"S": format!("approval#{}", asked.id)}},
+            "UpdateExpression": "SET #r.#q.#e = :past",
+            "ExpressionAttributeNames": {"#r": "request", "#q": "question", "#e": "expires_at"},
+            "ExpressionAttributeValues": {":past": {"S": "2026-01-01T00:00:00Z"}},
+        });
+        self.cloud.aws("dynamodb", "DynamoDB_20120810.UpdateItem", &request).unwrap();
+    }
+}
+
+#[test]
+fn one_person_never_promotes_alone_and_whatever_was_not_approved_like_this_changes_nothing() {
+    let scene = Scene::new();
+    let host = scene.cloud.host("orders", &scene.db);
+    scene.back_up();
+    let [ada, bob, eve] = ["ada", "bob", "eve"].map(|name| scene.cloud.user(name));
+
+    // Asked for by ada: not approved by ada; approved by bob, once, however often bob says so.
+    let asked = scene.asked_by(&ada);
+    let message = scene.cloud.notifications().pop().unwrap();
+    for part in ["orders", host.instance(), "WILL BE LOST", &asked.certificate, &ada.arn, "highwater approve --url", "Decide before"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+    let (status, answer) = scene.approve(&ada, &asked);
+    assert_eq!(status, 403, "{answer}");
+    let wrong =
+        Asked { certificate: Sha256::of(b"another").to_string(), id: asked.id.clone(), drill: Value::Null, execution: String::new() };
+    assert_eq!(scene.approve(&bob, &wrong).0, 409);
+    assert_eq!((scene.approvals(), scene.promote(&asked).unwrap_err().0), (vec![], "Permanent".to_owned()));
+    let (status, answer) = scene.approve(&bob, &asked);
+    assert_eq!((status, answer["state"].as_str()), (200, Some("approved")), "{answer}");
+    assert_eq!(scene.approve(&bob, &asked).1["votes"].as_array().unwrap().len(), 1);
+    assert_eq!(scene.approvals().len(), 1);
+    assert_eq!(scene.request(&asked)["open"], Value::Null);
+
+    // A newer request supersedes it, though it is approved.
+    let console = scene.console_start();
+    let (name, reason) = scene.promote(&asked).unwrap_err();
+    assert!(name == "Permanent" && reason.contains("superseded"), "{name}: {reason}");
+
+    // Nobody knows who asked: two people, and the first one again is not the second.
+    assert_eq!(scene.approve(&ada, &console).1["state"], "waiting");
+    assert_eq!(scene.approve(&ada, &console).1["state"], "waiting");
+    assert_eq!(scene.approvals().len(), 1);
+    assert_eq!(scene.approve(&bob, &console).1["state"], "approved");
+    assert_eq!(scene.approvals().len(), 2);
+
+    // An execution cannot borrow the request of somebody else, and so a requester.
+    let (drill, _) = scene.drill();
+    let borrowed = scene.question(&drill, Some(&asked.id), &format!("{EXECUTION}mine"), Timestamp::now()).unwrap_err();
+    assert!(borrowed.1.contains("belongs to"), "{borrowed:?}");
+
+    // Denied, once and for all.
+    let denied = scene.asked_by(&ada);
+    assert_eq!(scene.deny(&eve, &denied).1["state"], "denied");
+    assert_eq!(scene.approve(&bob, &denied).0, 409);
+    assert_eq!(scene.promote(&denied).unwrap_err().0, "Permanent");
+    assert_eq!(scene.request(&denied)["request"]["votes"][0]["reason"], "not tonight");
+
+    // Expired.
+    let expired = scene.console_start();
+    scene.expire(&expired);
+    assert_eq!(scene.approve(&ada, &expired).0, 410);
+
+    // A certificate that was changed after it was signed.
+    let (tampered, _) = scene.drill_signed(|bytes| Sha256::of(&[bytes, b" "].concat()));
+    let (name, reason) = scene.question(&tampered, None, &format!("{EXECUTION}tampered"), Timestamp::now()).unwrap_err();
+    assert!(name == "Permanent" && reason.contains("signature"), "{name}: {reason}");
+
+    // Another host than the one that was approved.
+    let moved = scene.console_start();
+    scene.approve(&ada, &moved);
+    scene.approve(&eve, &moved);
+    let name = json!({"Name": "/highwater/clusters/orders"});
+    let stored = scene.cloud.aws("ssm", "AmazonSSM.GetParameter", &name).unwrap()["Parameter"]["Value"].as_str().unwrap().to_owned();
+    let elsewhere = stored.replace(host.instance(), "i-0db00000000000fff");
+    let put = |value: &str| {
+        let request = json!({"Name": "/highwater/clusters/orders", "Value": value, "Overwrite": true});
+        scene.cloud.aws("ssm", "AmazonSSM.PutParameter", &request).unwrap();
+    };
+    put(&elsewhere);
+    let (name, reason) = scene.promote(&moved).unwrap_err();
+    assert!(name == "Permanent" && reason.contains("i-0db00000000000fff"), "{name}: {reason}");
+    put(&stored);
+
+    // The account's root is nobody in particular; a call that IAM does not vouch for is refused.
+    let forged = json!({"version": "2.0", "body": r#"{"action":"list","cluster":"orders"}"#, "requestContext": {}});
+    assert_eq!(scene.cloud.invoke("decide-approval", &forged).unwrap()["statusCode"], 403);
+
+    // After all of this the host was sent nothing but its backup, and serves what it did.
+    assert_eq!((scene.orders(), host.outputs().len(), scene.lease()["holder"].clone()), (1, 1, Value::Null));
+    assert!(scene.cloud.items("orders").iter().all(|item| !item["sk"].as_str().unwrap().starts_with("promotion#")));
+}
+
+#[test]
+fn an_approved_promotion_is_done_once_and_ends_with_an_owed_full_and_a_roll_back_by_hand() {
+    let scene = Scene::new();
+    let host = scene.cloud.host("orders", &scene.db);
+    scene.back_up();
+    let [ada, bob] = ["ada", "bob"].map(|name| scene.cloud.user(name));
+    let asked = scene.asked_by(&ada);
+    // The vote is recorded, but its answer to the execution, and SendCommand's reply, are lost; SSM tells of the end twice.
+    scene.cloud.fault(json!({"on": "ssm:SendCommand", "effect": "lose-reply", "times": 1}));
+    scene.cloud.fault(json!({"on": "event:aws.ssm", "effect": "double"}));
+    assert_eq!(scene.approve(&bob, &asked).1["state"], "approved");
+    assert_eq!(scene.promote(&asked).unwrap_err().0, "Transient");
+    assert_eq!(scene.promotion(&asked)["state"], "requested");
+
+    // Tried again, as the state machine does: the command that was sent is found. Meanwhile backups wait.
+    assert_eq!(scene.promote(&asked).unwrap()["promotion_id"], json!(asked.id));
+    assert_eq!(scene.lease()["holder"]["purpose"], "promotion");
+    assert_eq!(scene.cloud.invoke("start-backup", &json!({"cluster": "orders"})).unwrap()["outcome"], "waits");
+    let ended = scene.ends(&asked, "ended");
+    assert_eq!(ended["outcome"], "promoted", "{ended}");
+    assert_eq!(scene.orders(), 3, "the restored data serves");
+    assert_eq!(scene.cloud.item("orders", "head").unwrap()["owed"]["force"], "new-incarnation");
+    assert_eq!(scene.lease()["holder"], Value::Null);
+
+    // Called again after its end: nothing. Settled: what it was.
+    scene.cloud.no_faults();
+    let commands = host.outputs().len();
+    scene.promote(&asked).unwrap();
+    let approval = ended["approval"].clone();
+    let settle = json!({"settle": asked.execution, "cluster": "orders", "approval": approval, "failure": {"Error": "x", "Cause": "y"}});
+    assert_eq!(scene.cloud.invoke("finish-promote", &settle).unwrap()["outcome"], "promoted");
+    assert_eq!(host.outputs().len(), commands);
+
+    // The next backup begins a new incarnation.
+    let incarnation = |backup: &Value| backup["incarnation"].clone();
+    let before = scene.cloud.wait_for_item("orders", "backup#", |item| item["state"] == "committed");
+    scene.cloud.fire("backup-orders");
+    let after = scene.cloud.wait_for_item("orders", "backup#", |item| item["state"] == "committed" && item["sk"] != before["sk"]);
+    assert_ne!(incarnation(&before), incarnation(&after));
+    assert!(after["backup_id"].as_str().unwrap().contains("-full-"));
+
+    // An operator brings the old data back.
+    let rolled = scene.by_hand(&host, "rollback");
+    assert_eq!(rolled["Status"], "Success", "{rolled}");
+    scene.ends(&asked, "reverted");
+    assert_eq!(scene.orders(), 1, "the old data serves");
+    assert_eq!(scene.cloud.item("orders", "head").unwrap()["owed"]["force"], "new-incarnation");
+}
+
+#[test]
+fn a_promotion_cut_off_on_the_host_is_stuck_until_it_is_resumed_and_keeps_its_lease() {
+    let scene = Scene::new();
+    let host = scene.cloud.host("orders", &scene.db);
+    scene.back_up();
+    let [ada, bob] = ["ada", "bob"].map(|name| scene.cloud.user(name));
+    let asked = scene.asked_by(&ada);
+    scene.approve(&bob, &asked);
+    host.env("HIGHWATER_CRASH_AT", "promote:stop:after");
+    scene.promote(&asked).unwrap();
+    scene.ends(&asked, "stuck");
+    assert_eq!(scene.lease()["holder"]["operation"], json!(asked.id));
+    assert_eq!(scene.cloud.invoke("start-backup", &json!({"cluster": "orders"})).unwrap()["outcome"], "waits");
+    let told = scene.cloud.notifications();
+    assert!(told.iter().any(|m| m.contains("highwater-resume") && m.contains(host.instance())), "{told:?}");
+    let (status, answer) = scene.call(&ada, json!({"action": "restore", "cluster": "orders"}));
+    assert_eq!(status, 409, "{answer}");
+    scene.cloud.fire("fleet-reconcile");
+    wait_for("the metric", || scene.cloud.function_log("reconcile").contains(r#""StuckPromotions":1"#).then_some(()));
+
+    // Resumed by a person; the event that tells of it is lost, and reconcile finds it.
+    host.env("HIGHWATER_CRASH_AT", "nowhere");
+    scene.cloud.fault(json!({"on": "event:aws.ssm", "effect": "lose"}));
+    scene.by_hand(&host, "resume");
+    assert_eq!(scene.promotion(&asked)["state"], "stuck");
+    scene.cloud.fire("fleet-reconcile");
+    let ended = scene.ends(&asked, "ended");
+    assert_eq!((ended["outcome"].as_str(), scene.orders()), (Some("rolled-back"), 1), "{ended}");
+    assert_eq!(scene.lease()["holder"], Value::Null);
+}
