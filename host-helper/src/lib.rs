@@ -19,4 +19,5 @@ pub mod promote;
 pub mod restore;
 
 mod crash;
+mod durable;
 mod lock;

@@ -17,6 +17,7 @@ mod service;
 use crate::config::{Config, PromoteConfig};
 use crate::crash::{crash_point, fail_point};
 use crate::drill::IsolatedServer;
+use crate::durable;
 use crate::error::{Context, Error, Result};
 use crate::server::Server;
 use crate::signal::Cancel;
@@ -28,7 +29,7 @@ use highwater_core::plan::RestorePlanV1;
 use highwater_core::promotion::{Goal, Mark, ServerSeen, Staged, State, crash_goal, in_place};
 use highwater_core::{Document, Failure, Sha256};
 use jiff::Timestamp;
-use journal::{Journal, Store, write_durably};
+use journal::{Journal, PRIVATE, Store};
 use preflight::{Mandate, Ready};
 use primary::Variables;
 use service::Service;
@@ -145,7 +146,7 @@ async fn stage(executor: &mut Executor<'_>, mandate: &Mandate, work: &Path, canc
     }
     dirs::sync_filesystem(&data.staged)?;
     let tables = serde_json::to_vec(&seen.tables).context(Failure::Document, || "list the tables".into())?;
-    write_durably(&executor.tables_path(), &tables)?;
+    durable::replace(&executor.tables_path(), &tables, PRIVATE)?;
     let marks: Vec<Mark> = slots.iter().filter_map(|s| dirs::mark(&s.staged).transpose()).collect::<Result<_>>()?;
     if marks.len() != slots.len() {
         return Err(Error::new(Failure::UnsafeDirectory, "a staged directory has vanished"));

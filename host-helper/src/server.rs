@@ -29,6 +29,8 @@ pub(crate) use tables::{Snapshot, SnapshotOptions};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// What every session of ours starts with: the same text for the same data, whatever the server's defaults.
 const SESSION: &str = "SET SESSION time_zone = '+00:00', sql_mode = ''";
+/// The server's errors that mean: a privilege is missing. To a schema, a user, a table, a column, a statement, a routine, a login.
+const DENIED: [u16; 7] = [1044, 1045, 1142, 1143, 1227, 1370, 1698];
 /// The server's own end of a statement comes first; ours only when the server does not answer at all.
 const LIMIT_MARGIN: Duration = Duration::from_secs(10);
 
@@ -130,7 +132,7 @@ impl Server {
     async fn open(options: OptsBuilder, name: String) -> Result<Self> {
         match tokio::time::timeout(CONNECT_TIMEOUT, Conn::new(options.init(vec![SESSION]))).await {
             Ok(Ok(conn)) => Ok(Self { conn, limit: None }),
-            Ok(Err(mysql_async::Error::Server(error))) if matches!(error.code, 1044 | 1045 | 1227 | 1698) => {
+            Ok(Err(mysql_async::Error::Server(error))) if DENIED.contains(&error.code) => {
                 Err(Error::new(Failure::Precondition, format!("connect to {name}"))
                     .because(error)
                     .hint("create the user, or name it and its password in server.defaults_file"))
@@ -239,6 +241,11 @@ async fn limited<T>(limit: Option<Duration>, sql: &str, statement: impl Future<O
             Err(_) => return Err(Error::new(Failure::Server, format!("run {sql:?}: no answer in {limit:?}"))),
         },
     };
+    let denied = matches!(&answer, Err(mysql_async::Error::Server(error)) if DENIED.contains(&error.code));
+    if denied {
+        let hint = "grant the privilege that the server names; no retry helps before";
+        return answer.context(Failure::Precondition, || format!("run {sql:?}")).map_err(|error| error.hint(hint));
+    }
     answer.context(Failure::Server, || format!("run {sql:?}"))
 }
 

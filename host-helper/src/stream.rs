@@ -250,8 +250,7 @@ pub async fn fetch(
 /// # Errors
 /// As [`fetch`].
 pub async fn verify(bucket: &Bucket, step: &PlanStep, options: FetchOptions, progress: Progress, cancel: &Cancel) -> Result<u64> {
-    load_inventory(bucket, &step.inventory).await?;
-    fetch::verify(bucket, &step.objects, options, progress, cancel).await
+    fetch::verify(bucket, step, options, progress, cancel).await
 }
 
 /// Enlarges a pipe to 1 MiB where the system allows it: fewer switches between the tool and us.

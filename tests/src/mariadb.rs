@@ -244,7 +244,7 @@ fn write_service(scratch: &Scratch) {
     scratch.script("stop", &format!("{running} || exit 0\nkill -TERM $pid\nwhile {running}; do sleep 0.02; done\nrm -f {dir}/server.pid"));
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 

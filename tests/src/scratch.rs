@@ -23,6 +23,7 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
     kill -9 $pids 2>/dev/null
     sleep 0.05
 done
+umount "$1/small" 2>/dev/null
 rm -rf "$1"
 "#;
 
@@ -67,6 +68,21 @@ impl Scratch {
         let mut command = Command::new(program);
         command.env(MARK, &self.path).stdin(Stdio::null());
         command
+    }
+
+    /// Mounts a file system of its own at `small`, with no more than `limits` allow (`size=1M`, `nr_inodes=50`), or gives the one
+    /// that is there other limits. It is full when it says so: no preflight sees its inodes. For root, or with sudo.
+    pub fn small_disk(&self, limits: &str) -> PathBuf {
+        let at = self.join("small");
+        let remount = at.is_dir();
+        std::fs::create_dir_all(&at).expect("make the mount point");
+        let mut mount = if crate::mariadb::is_root() { Command::new("mount") } else { Command::new("sudo") };
+        if !crate::mariadb::is_root() {
+            mount.args(["-n", "mount"]);
+        }
+        let options = format!("{}mode=0777,{limits}", if remount { "remount," } else { "" });
+        crate::run(mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&at));
+        at
     }
 
     /// Writes an executable shell script and returns its path.

@@ -464,6 +464,12 @@ fn what_cannot_be_exchanged_is_refused_before_anything_happens() {
     refuse(&scene, Failure::Precondition, "itself a replica");
     scene.db.run("RESET SLAVE ALL");
 
+    // Whoever may not ask whether it is a replica needs a grant, not a retry.
+    let backup_user = format!("{:?}", scene.db.backup_user());
+    scene.host.set("server", "defaults_file", backup_user);
+    refuse(&scene, Failure::Precondition, "SLAVE MONITOR");
+    scene.host.as_root(&scene.db);
+
     let mut other = scene.plan.plan.clone();
     other.server.version = "10.6.20".parse().unwrap();
     let plan = std::mem::replace(&mut scene.plan, scene.host.write_plan(other));

@@ -279,6 +279,21 @@ fn a_disk_that_is_too_small_is_refused_before_anything_is_fetched() {
 }
 
 #[test]
+fn a_disk_that_fills_up_in_the_middle_is_an_error_of_the_host_and_with_room_the_next_try_succeeds() {
+    let mut chain = Chain::on(S3::start());
+    chain.host.set("restore", "keep_free_mib", "0");
+    // No more files than a few: preflight, which counts bytes, does not foresee it.
+    let into = chain.host.scratch().small_disk("size=2G,nr_inodes=40").join("into");
+    let plan = chain.plan();
+    let output = chain.host.restore(&plan, &into);
+    let error = output.failed(Failure::Resources).error();
+    assert!(error.contains("/small/into/data/") && error.contains("No space left on device"), "{output}");
+    chain.host.scratch().small_disk("size=2G,nr_inodes=100000");
+    chain.host.restore(&plan, &into).success();
+    chain.last.assert_same(&snapshot(&into), "with room for it");
+}
+
+#[test]
 fn a_damaged_object_is_found_and_named_and_nothing_is_left() {
     let chain = Chain::on(S3::start_on_disk());
     let (plan, into) = (chain.plan(), chain.host.path("into"));

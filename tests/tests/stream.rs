@@ -600,6 +600,44 @@ fn an_s3_that_dies_while_it_is_read_is_a_storage_error_too() {
 }
 
 #[test]
+fn a_disk_that_is_full_is_named_with_the_file_that_did_not_fit() {
+    let (s3, scratch) = (S3::start_on_disk(), Scratch::new("full"));
+    let bucket = s3.bucket();
+    let step = block_on(store(&bucket, DISK, cursor(&sample(600)))).unwrap();
+    let small = scratch.small_disk("size=1M");
+    let error = block_on(fetch_to(&bucket, &step, &small.join("into"))).unwrap_err();
+    assert_eq!(error.failure, Failure::Resources, "{}", error.chain());
+    assert!(error.message.contains("/small/into/db/") && error.chain().contains("No space left"), "{}", error.chain());
+    scratch.small_disk("size=100M");
+    block_on(fetch_to(&bucket, &step, &small.join("again"))).unwrap();
+}
+
+#[test]
+fn a_verification_finds_what_an_extraction_would_of_files_and_sizes() {
+    let s3 = S3::start_on_disk();
+    let bucket = s3.bucket();
+    let staged = block_on(stage(&bucket, DISK, cursor(&sample(60)))).unwrap();
+    let (files, raw_bytes) = (staged.files.clone(), staged.stream_bytes);
+    let objects = block_on(staged.publish()).unwrap();
+    let with = |attempt, files| {
+        let inventory = block_on(store_inventory(&bucket, PREFIX, attempt, &inventory(files))).unwrap();
+        block_on(verified(&bucket, &step(raw_bytes, objects.clone(), inventory)))
+    };
+    with(1, files.clone()).unwrap();
+    let refused = |attempt, files| {
+        let error = with(attempt, files).unwrap_err();
+        assert_eq!(error.failure, Failure::Damaged);
+        error.message
+    };
+    let mut longer = files.clone();
+    longer[0].bytes += 1;
+    assert_eq!(refused(2, longer), "db/even.ibd has 300000 bytes, the inventory says 300001");
+    assert!(refused(3, files[1..].to_vec()).contains("not in the inventory"));
+    let more = [&files[..], &[StreamFile { path: "db/more.ibd".into(), bytes: 0 }]].concat();
+    assert!(refused(4, more).contains("the inventory lists db/more.ibd"));
+}
+
+#[test]
 fn a_cancelled_fetch_ends() {
     let (s3, scratch) = (S3::start_on_disk(), Scratch::new("cancel"));
     let bucket = s3.bucket();

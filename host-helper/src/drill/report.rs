@@ -1,13 +1,11 @@
 //! The report: written whatever happened, read by whoever decides.
 
-use crate::error::{Context, Error, Result};
+use crate::durable;
+use crate::error::{Error, Result};
 use crate::restore::phase_line;
 use highwater_aws::s3::Bucket;
 use highwater_core::drill::{Check, CheckKind, DrillReportV1, Outcome};
 use highwater_core::{Document, Failure};
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// A report with more checks is cut: passed ones are left out and counted.
@@ -19,7 +17,7 @@ const MOST_CHECKS: usize = 100_000;
 /// `Resources` for a file; what the store says, `Document` when the key holds another report.
 pub(crate) async fn write(report: &DrillReportV1, to: &str) -> Result<()> {
     let bytes = report.to_bytes();
-    let Some(rest) = to.strip_prefix("s3://") else { return write_file(&bytes, Path::new(to)) };
+    let Some(rest) = to.strip_prefix("s3://") else { return durable::replace(Path::new(to), &bytes, 0o640) };
     let (bucket, key) = destination(rest, to)?;
     Bucket::connect(bucket).await.put_new(key, bytes.into(), "application/json").await?;
     Ok(())
@@ -33,7 +31,7 @@ pub(crate) fn check_destination(to: &str) -> Result<()> {
     if let Some(rest) = to.strip_prefix("s3://") {
         return destination(rest, to).map(drop);
     }
-    let parent = parent_of(Path::new(to));
+    let parent = durable::directory_of(Path::new(to));
     if parent.is_dir() && !Path::new(to).is_dir() {
         return Ok(());
     }
@@ -46,23 +44,6 @@ pub(crate) fn check_destination(to: &str) -> Result<()> {
 fn destination<'a>(rest: &'a str, to: &str) -> Result<(&'a str, &'a str)> {
     let parts = rest.split_once('/').filter(|(bucket, key)| !bucket.is_empty() && !key.is_empty());
     parts.ok_or_else(|| Error::new(Failure::Config, format!("{to} names no key")))
-}
-
-fn parent_of(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn write_file(bytes: &[u8], path: &Path) -> Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&name)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&name, path)?;
-        fs::File::open(parent_of(path))?.sync_all()
-    })();
-    written.context(Failure::Resources, || format!("write the report {}", path.display()))
 }
 
 /// Leaves passed checks out of a report that would be too large to read; failed ones stay, as many as fit.

@@ -1,17 +1,19 @@
 //! The journal on disk: `<state_dir>/promotions/<id>.json`, and `current`, which names the newest.
 //!
-//! Every write is a new file, synced, renamed into place, its directory synced: after a crash a journal is the one before
-//! or the one after, never half of one. The host's lock, held for the life of the process, keeps promotions and backups apart.
+//! Every write replaces a whole file ([`durable`]): after a crash a journal is the one before or the one after. The host's lock, held for the life of the process, keeps promotions and backups apart.
 
+use crate::durable;
 use crate::error::{Context, Result};
 use crate::lock::HostLock;
 use highwater_core::promotion::{Entered, PromotionId, PromotionJournalV1, State};
 use highwater_core::{Document, Failure};
 use jiff::Timestamp;
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+/// Journals are for us alone.
+pub(super) const PRIVATE: u32 = 0o600;
 
 /// The journals of this host, locked.
 pub(super) struct Store {
@@ -62,7 +64,7 @@ impl Store {
         let mut journal = Journal { path: self.dir.join(format!("{}.json", doc.id)), doc };
         let first = journal.doc.state.clone();
         journal.enter(first)?;
-        write_durably(&self.dir.join("current"), format!("{}\n", journal.doc.id).as_bytes())?;
+        durable::replace(&self.dir.join("current"), format!("{}\n", journal.doc.id).as_bytes(), PRIVATE)?;
         Ok(journal)
     }
 
@@ -96,7 +98,7 @@ impl Journal {
         let name = state.name();
         doc.history.push(Entered { state: name.to_owned(), at: Timestamp::now() });
         doc.state = state;
-        write_durably(&self.path, &doc.to_bytes())?;
+        durable::replace(&self.path, &doc.to_bytes(), PRIVATE)?;
         self.doc = doc;
         tracing::info!(promotion = %self.doc.id, state = name, "journal");
         Ok(())
@@ -106,19 +108,6 @@ impl Journal {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
-}
-
-/// Replaces `path` by a file of these bytes, durably and at once.
-pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("tmp");
-    let written = (|| {
-        let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
-    })();
-    written.context(Failure::Resources, || format!("write {}", path.display()))
 }
 
 #[cfg(test)]

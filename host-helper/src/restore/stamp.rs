@@ -4,18 +4,20 @@
 //! applied). What a crash leaves: a stamp that is never ahead of the data. Whoever opens the directory next goes on from
 //! a state that is whole, and discards every other: a half-applied directory looks fine and is not (measured).
 
+use crate::durable;
 use crate::error::{Context, Error, Result};
 use crate::signal::Cancel;
 use highwater_core::{Failure, Sha256};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const STAMP: &str = "stamp.json";
+/// What a crash while it was written leaves.
 const STAMP_NEW: &str = "stamp.json.new";
 const IN_USE: &str = "in-use";
 const DATA: &str = "data";
@@ -261,17 +263,9 @@ impl Workspace {
     }
 
     fn write(&self) -> Result<()> {
-        let context = || format!("write the stamp of {}", self.path.display());
-        let bytes = serde_json::to_vec_pretty(&self.stamp).context(Failure::Resources, context)?;
-        let temporary = self.path.join(STAMP_NEW);
-        let written = (|| {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary, self.path.join(STAMP))?;
-            self.lock.sync_all()
-        })();
-        written.context(Failure::Resources, context)
+        let bytes =
+            serde_json::to_vec_pretty(&self.stamp).context(Failure::Resources, || format!("write the stamp of {}", self.path.display()))?;
+        durable::replace(&self.path.join(STAMP), &bytes, 0o600)
     }
 }
 

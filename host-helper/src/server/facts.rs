@@ -148,12 +148,7 @@ impl Server {
             Vendor::Mysql if version.series() >= (8, 4) => "SHOW BINARY LOG STATUS",
             _ => "SHOW MASTER STATUS",
         };
-        let rows = self.texts(statement).await.map_err(|mut error| {
-            if error.chain().contains("Access denied") {
-                error.failure = Failure::Precondition;
-            }
-            error
-        })?;
+        let rows = self.texts(statement).await?;
         let Some(row) = rows.into_iter().next() else { return Ok(None) };
         let mut fields = row.into_iter().map(Option::unwrap_or_default);
         let (file, position, executed) =

@@ -2,7 +2,7 @@
 //!
 //! Memory: the bytes of runs are counted by a budget until their last frame is done; each worker keeps one decompressed frame.
 
-use super::extract::Extractor;
+use super::extract::{Aligned, Extractor, Sizes};
 use super::frame::{FrameEntry, FrameTable, SKIPPABLE_HEAD, table_len};
 use super::inventory::load_inventory;
 use super::xbstream::Chunks;
@@ -45,16 +45,13 @@ pub(super) async fn extract(
     Ok(written)
 }
 
-/// Reads and checks objects without writing them.
-pub(super) async fn verify(
-    bucket: &Bucket,
-    objects: &[DataObject],
-    options: FetchOptions,
-    progress: Progress,
-    cancel: &Cancel,
-) -> Result<u64> {
-    Fetch::start(bucket, options, Use::Check, progress, cancel)?.all(objects).await?;
-    Ok(objects.iter().map(|o| o.raw_bytes).sum())
+/// Reads and checks one step's data without writing it.
+pub(super) async fn verify(bucket: &Bucket, step: &PlanStep, options: FetchOptions, progress: Progress, cancel: &Cancel) -> Result<u64> {
+    let inventory = load_inventory(bucket, &step.inventory).await?;
+    let sizes = Arc::new(Sizes::default());
+    Fetch::start(bucket, options, Use::Check(sizes.clone()), progress, cancel)?.all(&step.objects).await?;
+    sizes.finish(&inventory.files)?;
+    Ok(step.objects.iter().map(|o| o.raw_bytes).sum())
 }
 
 /// Reads back an object just written, where the store keeps no checksum to compare. The digests of the stored bytes are enough:
@@ -71,8 +68,8 @@ pub(super) async fn read_back(bucket: &Bucket, object: &DataObject) -> Result<()
 enum Use {
     /// Its stored bytes are compared with the table.
     Digest,
-    /// It is decompressed and its chunks are checked as well.
-    Check,
+    /// It is decompressed and its chunks are checked as well, and what they would write is counted.
+    Check(Arc<Sizes>),
     /// Its chunks are written as well.
     Extract(Arc<Extractor>),
 }
@@ -276,13 +273,14 @@ impl Drop for TellOfPanic<'_> {
 struct Worker {
     zstd: zstd::bulk::Decompressor<'static>,
     raw: Vec<u8>,
+    aligned: Aligned,
     purpose: Use,
 }
 
 impl Worker {
     fn new(purpose: Use) -> Result<Self> {
         let zstd = zstd::bulk::Decompressor::new().context(Failure::Resources, || "start zstd".to_owned())?;
-        Ok(Self { zstd, raw: Vec::new(), purpose })
+        Ok(Self { zstd, raw: Vec::new(), aligned: Aligned::new(), purpose })
     }
 
     fn run(&mut self, queue: &Mutex<std_mpsc::Receiver<Frame>>, report: &mpsc::UnboundedSender<Result<FrameDone>>) {
@@ -319,8 +317,10 @@ impl Worker {
         for chunk in Chunks::new(&self.raw) {
             let chunk = chunk.context(Failure::Damaged, context)?;
             chunk.check_crc().context(Failure::Damaged, context)?;
-            if let Use::Extract(extractor) = &self.purpose {
-                written += extractor.chunk(&chunk)?;
+            match &self.purpose {
+                Use::Extract(extractor) => written += extractor.chunk(&chunk, &mut self.aligned)?,
+                Use::Check(sizes) => sizes.chunk(&chunk)?,
+                Use::Digest => {}
             }
         }
         Ok(written)
