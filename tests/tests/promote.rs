@@ -426,6 +426,12 @@ fn what_cannot_be_exchanged_is_refused_before_anything_happens() {
     refuse(&scene, Failure::Resources, "MiB free, the promotion needs");
     scene.host.set("restore", "keep_free_mib", "64");
 
+    // Whoever may not ask whether it is a replica needs a grant, not a retry.
+    let backup_user = format!("{:?}", scene.db.backup_user());
+    scene.host.set("server", "defaults_file", backup_user);
+    refuse(&scene, Failure::Precondition, "SLAVE MONITOR");
+    scene.host.as_root(&scene.db);
+
     let link = scene.host.path("link");
     std::os::unix::fs::symlink(&datadir, &link).unwrap();
     scene.host.set("promote", "datadir", format!("{link:?}"));
@@ -463,12 +469,6 @@ fn what_cannot_be_exchanged_is_refused_before_anything_happens() {
     scene.db.run("CHANGE MASTER TO master_host = '127.0.0.1', master_user = 'x'");
     refuse(&scene, Failure::Precondition, "itself a replica");
     scene.db.run("RESET SLAVE ALL");
-
-    // Whoever may not ask whether it is a replica needs a grant, not a retry.
-    let backup_user = format!("{:?}", scene.db.backup_user());
-    scene.host.set("server", "defaults_file", backup_user);
-    refuse(&scene, Failure::Precondition, "SLAVE MONITOR");
-    scene.host.as_root(&scene.db);
 
     let mut other = scene.plan.plan.clone();
     other.server.version = "10.6.20".parse().unwrap();
