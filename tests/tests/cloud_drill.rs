@@ -1,7 +1,7 @@
 //! Drills on the local cloud: the real template, machine, functions, instance script, helper and database.
 
 use highwater_core::certificate::{PublicKey, verify};
-use highwater_tests::{Cloud, Load, MariaDb, config, wait_for};
+use highwater_tests::{Cloud, Load, MariaDb, config, config_of, wait_for};
 use serde_json::{Value, json};
 
 /// A deployment with one committed full of a filled database.
@@ -18,6 +18,33 @@ fn backed_up(config: &Value) -> (Cloud, MariaDb) {
 
 fn drill_of(cloud: &Cloud, cluster: &str) -> Value {
     cloud.items(cluster).into_iter().rev().find(|item| item["sk"].as_str().unwrap().starts_with("drill#")).unwrap()
+}
+
+/// From now on, instances find a helper that never comes to an end.
+fn helpers_hang(cloud: &Cloud) {
+    std::fs::create_dir(cloud.scratch().join("hang")).unwrap();
+    cloud.scratch().script("hang/highwater-host", "sleep 600 & wait");
+    let path = [cloud.scratch().join("hang"), cloud.scratch().join("image")];
+    cloud.control("PUT", "hosts", &json!({"path": path, "env": {"HIGHWATER_SCRATCH": cloud.scratch().path()}}));
+}
+
+/// Starts a drill whose instance runs; gives the execution and the instance.
+fn running(cloud: &Cloud) -> (String, String) {
+    let execution = cloud.start_execution("drill", &json!({"cluster": "orders"}));
+    let record = cloud.wait_for_item("orders", "drill#", |item| item["state"] == "running" && item["execution"] == json!(execution));
+    (execution, record["instance"].as_str().unwrap().to_owned())
+}
+
+/// A drill that did not pass is recorded so, told, and has no certificate.
+fn did_not_pass(cloud: &Cloud, execution: &str, why: &str) {
+    let record = cloud.wait_for_item("orders", "drill#", |item| item["execution"] == json!(execution) && item["open"].is_null());
+    assert_eq!(record["state"], "failed", "{record}");
+    assert!(record["reason"].as_str().unwrap().contains(why), "{why}: {record}");
+    let prefix = format!("v1/orders/drills/{}/", record["drill_id"].as_str().unwrap());
+    assert!(!cloud.keys(&prefix).iter().any(|key| key.contains("certificate")), "{prefix}");
+    let told = cloud.notifications();
+    assert!(told.iter().any(|m| m.contains(record["drill_id"].as_str().unwrap()) && m.contains(why)), "{told:?}");
+    no_instance_is_left(cloud);
 }
 
 fn no_instance_is_left(cloud: &Cloud) {
@@ -77,4 +104,115 @@ fn bad_input_shows_the_form_and_nothing_is_begun() {
     assert_eq!(cloud.items("orders"), Vec::<Value>::new());
     assert_eq!(cloud.keys("v1/"), Vec::<String>::new());
     assert!(cloud.instances().is_empty());
+}
+
+#[test]
+fn a_failed_check_fails_the_drill_and_says_which() {
+    let mut config = config();
+    let checks = config["clusters"]["orders"]["drill"]["checks"].as_str().unwrap();
+    let assertion = "[[drill.assert]]\nname = \"the moon is cheese\"\nsql = \"SELECT 1\"\nexpect = \"2\"\n";
+    config["clusters"]["orders"]["drill"]["checks"] = json!(format!("{checks}{assertion}"));
+    let (cloud, _db) = backed_up(&config);
+    let ended = cloud.execute("drill", &json!({"cluster": "orders"}));
+    assert_eq!((&ended["status"], &ended["error"]), (&json!("FAILED"), &json!("DrillFailed")), "{ended}");
+    assert!(ended["cause"].as_str().unwrap().contains("the moon is cheese"), "{ended}");
+    did_not_pass(&cloud, ended["executionArn"].as_str().unwrap(), "the moon is cheese");
+    assert_eq!(cloud.item("orders", "head").unwrap()["last_passed_drill"], Value::Null);
+
+    // A report that says passed does not help a task that failed, nor does calling again.
+    let record = drill_of(&cloud, "orders");
+    let drill = json!({"drill_id": record["drill_id"], "cluster": "orders", "target": record["target"], "backup_id": record["backup_id"], "plan": record["plan"]});
+    assert_eq!(cloud.invoke("record-drill", &json!({"drill": drill, "failure": null})).unwrap()["outcome"], "failed");
+}
+
+#[test]
+fn a_drill_that_is_aborted_killed_or_silent_ends_at_once_and_leaves_no_instance() {
+    let (cloud, _db) = backed_up(&config());
+    helpers_hang(&cloud);
+
+    let (execution, _) = running(&cloud);
+    cloud.stop_execution(&execution);
+    did_not_pass(&cloud, &execution, "aborted");
+
+    let (execution, instance) = running(&cloud);
+    cloud.control("POST", &format!("hosts/{instance}/shutdown"), &json!({"minutes": 0}));
+    let ended = cloud.wait_execution(&execution);
+    assert_eq!((&ended["status"], &ended["error"]), (&json!("FAILED"), &json!("DrillFailed")), "{ended}");
+    did_not_pass(&cloud, &execution, "InstanceGone");
+
+    // No heartbeat for HeartbeatSeconds.
+    cloud.settings(json!({"sfn_timeout_scale": 0.01}));
+    let (execution, _) = running(&cloud);
+    let ended = cloud.wait_execution(&execution);
+    assert_eq!((&ended["status"], &ended["error"]), (&json!("FAILED"), &json!("DrillFailed")), "{ended}");
+    did_not_pass(&cloud, &execution, "States.HeartbeatTimeout");
+
+    // An instance of a drill that is over, as a lost reply or event leaves it.
+    let drill = drill_of(&cloud, "orders")["drill_id"].clone();
+    let tags =
+        json!({"highwater:deployment": "highwater", "highwater:purpose": "drill", "highwater:cluster": "orders", "highwater:drill": drill});
+    let of_others =
+        json!({"highwater:deployment": "another", "highwater:purpose": "drill", "highwater:cluster": "orders", "highwater:drill": drill});
+    let launch = |id: &str, tags: &Value| {
+        let host = json!({"path": [cloud.scratch().join("image")], "env": {"HIGHWATER_SCRATCH": cloud.scratch().path()}});
+        cloud.control("POST", "hosts", &json!({"instance_id": id, "profile": "highwater-drill-orders", "tags": tags, "host": host}));
+    };
+    launch("i-0dead0000000000a1", &tags);
+    launch("i-0dead0000000000a2", &of_others);
+    let did = cloud.invoke("reconcile", &json!({})).unwrap()["did"].to_string();
+    assert!(did.contains("ended instance i-0dead0000000000a1") && !did.contains("i-0dead0000000000a2"), "{did}");
+    let left: Vec<_> = cloud.drill_instances().iter().map(|i| i["instance-id"].clone()).collect();
+    assert_eq!(left, ["i-0dead0000000000a2"], "another deployment's stays");
+}
+
+#[test]
+fn replies_are_lost_capacity_lacks_and_functions_run_twice_yet_one_instance_runs_one_drill() {
+    let (cloud, _db) = backed_up(&config());
+    let lost = |function: &str| json!({"on": "lambda:Invoke", "effect": "lose-reply", "match": {"FunctionName": format!("highwater-{function}")}, "times": 1});
+    cloud.fault(lost("plan-restore"));
+    cloud.fault(lost("record-drill"));
+    cloud.fault(json!({"on": "ec2:RunInstances", "effect": "fail", "error": "InsufficientInstanceCapacity", "status": 500, "times": 1}));
+    cloud.fault(json!({"on": "ec2:RunInstances", "effect": "lose-reply", "times": 1}));
+    cloud.fault(json!({"on": "kms:Sign", "effect": "lose-reply", "times": 1}));
+    let execution = cloud.start_execution("drill", &json!({"cluster": "orders"}));
+    let ended = cloud.wait_execution(&execution);
+    assert_eq!(ended["status"], "SUCCEEDED", "{ended}");
+    assert_eq!(cloud.fault_hits(), [1, 1, 1, 1, 1]);
+    cloud.no_faults();
+    let drills: Vec<_> = cloud.instances().into_iter().filter(|i| i["tags"]["highwater:purpose"] == "drill").collect();
+    assert_eq!(drills.len(), 1, "one launch: {drills:?}");
+    let record = drill_of(&cloud, "orders");
+    assert_eq!((&record["state"], &record["instance"]), (&json!("passed"), &drills[0]["instance-id"]));
+    assert_eq!(cloud.items("orders").iter().filter(|i| i["sk"].as_str().unwrap().starts_with("drill#")).count(), 1);
+
+    // Each function once more, after the end.
+    let start = cloud.execution(&execution)["startDate"].as_f64().unwrap();
+    let drill = json!({"drill_id": record["drill_id"], "cluster": "orders", "target": record["target"], "backup_id": record["backup_id"], "plan": record["plan"]});
+    let started = jiff::Timestamp::from_millisecond((start * 1000.0) as i64).unwrap();
+    let event = json!({"input": {"cluster": "orders"}, "execution": execution, "started": started});
+    assert_eq!(cloud.invoke("plan-restore", &event).unwrap(), drill);
+    assert_eq!(cloud.invoke("record-drill", &json!({"drill": drill, "failure": null})).unwrap(), ended["output"]);
+    let (name, message) = cloud.invoke("launch-drill", &json!({"drill": drill, "token": "another"})).unwrap_err();
+    assert_eq!(name, "Permanent", "{message}");
+    assert_eq!(drill_of(&cloud, "orders"), record, "nothing changed");
+
+    // Its reply lost, launch-drill is tried with a token that the instance will never hear of: the drill ends, and says so.
+    cloud.fault(lost("launch-drill"));
+    let ended = cloud.execute("drill", &json!({"cluster": "orders"}));
+    assert_eq!((&ended["status"], &ended["error"]), (&json!("FAILED"), &json!("DrillFailed")), "{ended}");
+    did_not_pass(&cloud, ended["executionArn"].as_str().unwrap(), "earlier try of this step");
+    assert_eq!(cloud.item("orders", "head").unwrap()["last_passed_drill"]["drill_id"], record["drill_id"], "the earlier proof stands");
+}
+
+#[test]
+fn a_fleet_drills_every_cluster_and_names_the_one_that_did_not_pass() {
+    let (cloud, _db) = backed_up(&config_of(&["orders", "billing"]));
+    let one = cloud.execute("drill-fleet", &json!({"clusters": ["orders"]}));
+    assert_eq!(one["status"], "SUCCEEDED", "{one}");
+    let all = cloud.execute("drill-fleet", &json!({}));
+    assert_eq!((&all["status"], &all["error"]), (&json!("FAILED"), &json!("DrillsFailed")), "{all}");
+    let cause = all["cause"].as_str().unwrap();
+    assert!(cause.contains("billing") && !cause.contains("orders"), "{cause}");
+    assert_eq!(cloud.execute("drill-fleet", &json!({"sample": 0}))["error"], "BadInput");
+    no_instance_is_left(&cloud);
 }
