@@ -6,7 +6,7 @@ use crate::serve::Common;
 use highwater_aws::catalog::approvals::ApprovalRecord;
 use highwater_aws::catalog::{CatalogError, CatalogTable};
 use highwater_aws::s3::Bucket;
-use highwater_aws::sfn::Executions;
+use highwater_aws::sfn::{Answered, Executions};
 use highwater_core::consent::{PromotionRequest, RequestState};
 use highwater_core::ids::cluster_prefix;
 use highwater_core::{Document, Pinned, Sha256};
@@ -21,6 +21,15 @@ pub struct Consents {
     pub bucket: Bucket,
     /// What waits for them.
     pub executions: Executions,
+}
+
+/// What carrying out came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// The approval, if the request was approved.
+    pub approval: Option<Pinned>,
+    /// Nobody waited for the decision any more: the execution had ended.
+    pub too_late: bool,
 }
 
 /// Key of a request's approval.
@@ -40,10 +49,10 @@ impl Consents {
     ///
     /// # Errors
     /// Those of the services; the record stays open then, and the next call goes on.
-    pub async fn carry_out(&self, record: &ApprovalRecord) -> Result<Option<Pinned>, FunctionError> {
+    pub async fn carry_out(&self, record: &ApprovalRecord) -> Result<Carried, FunctionError> {
         let request = &record.request;
         if !request.state.is_closed() {
-            return Ok(None);
+            return Ok(Carried::default());
         }
         let approval = match request.approval() {
             Some(document) => {
@@ -54,17 +63,19 @@ impl Consents {
             }
             None => None,
         };
+        let mut too_late = false;
         if let Some(token) = record.token.as_ref().filter(|_| record.open.is_some()) {
-            match (&request.state, &approval) {
+            let answered = match (&request.state, &approval) {
                 (RequestState::Approved {}, Some(approval)) => {
                     self.executions.succeed(token, &json!({"decision": "approved", "approval": approval})).await?
                 }
                 (RequestState::Void { reason }, _) => self.executions.fail(token, "Superseded", reason).await?,
                 _ => self.executions.succeed(token, &json!({"decision": "denied", "reason": denial(request)})).await?,
             };
+            too_late = answered == Answered::NobodyWaits;
         }
         self.close(record).await?;
-        Ok(approval)
+        Ok(Carried { approval, too_late })
     }
 
     /// A request that can no longer be decided: recorded, and its task told. Lost against a vote, it changes nothing.

@@ -299,9 +299,12 @@ impl DecideApproval {
                     }
                 }
             };
-            let approval = self.consents.carry_out(&record).await?;
+            let carried = self.consents.carry_out(&record).await?;
             let mut answer = shown(&record);
-            answer["approval"] = json!(approval);
+            answer["approval"] = json!(carried.approval);
+            if carried.too_late {
+                answer["note"] = json!("nobody waits for this decision any more: its execution has ended, or had this answer before");
+            }
             return Ok((200, answer));
         }
         Err(Refused(503, format!("request {id} kept changing: try again")))

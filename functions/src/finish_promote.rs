@@ -241,6 +241,8 @@ impl FinishPromote {
         }
         for (id, command) in wanted {
             match self.ssm.invocation(&id, &record.host.to_string()).await? {
+                // Run by hand for another promotion of this host, before or after.
+                Some(end) if promotion_in(&end.stdout).is_some_and(|said| said.approval_sha256 != record.approval.sha256) => {}
                 Some(end) if end.has_ended() => {
                     let code = Some(end.exit_code).filter(|code| *code >= 0);
                     judged.push((command, judge(command, CommandEnd { status: &end.status, exit_code: code, output: &end.stdout })));

@@ -45,10 +45,10 @@ pub struct Event {
 pub struct Answer {
     /// The request.
     pub request_id: PromotionId,
+    /// How far it is.
+    pub state: String,
     /// How many have to approve.
     pub approvals_needed: usize,
-    /// Until when.
-    pub expires_at: Timestamp,
 }
 
 /// What the function works with.
@@ -104,13 +104,12 @@ impl RequestApproval {
         let record = self.record(&event).await?;
         let record = self.ask(&event, record, &certificate, at, &config).await?;
         let request = &record.request;
-        let Some(question) = &request.question else {
-            return Err(FunctionError::new(Name::Transient, format!("request {} has no question yet", request.id)));
-        };
-        let (subject, message) = message(request, question, &certificate, &self.url, Timestamp::now());
-        self.topic.publish(&subject, &message).await?;
-        tracing::info!(cluster = %request.cluster, request_id = %request.id, "asked for {} approval(s)", request.approvals_needed());
-        Ok(Answer { request_id: request.id.clone(), approvals_needed: request.approvals_needed(), expires_at: question.expires_at })
+        if let (RequestState::Waiting {}, Some(question)) = (&request.state, &request.question) {
+            let (subject, message) = message(request, question, &certificate, &self.url, Timestamp::now());
+            self.topic.publish(&subject, &message).await?;
+            tracing::info!(cluster = %request.cluster, request_id = %request.id, "asked for {} approval(s)", request.approvals_needed());
+        }
+        Ok(Answer { request_id: request.id.clone(), state: request.state.describe(), approvals_needed: request.approvals_needed() })
     }
 
     /// The request of this execution: the one it names, or a new one without a requester.
@@ -158,6 +157,11 @@ impl RequestApproval {
     ) -> Result<ApprovalRecord, FunctionError> {
         let (request, now) = (&record.request, Timestamp::now());
         let refused = |reason: String| FunctionError::of(Failure::Approval, reason);
+        if matches!(request.state, RequestState::Approved {} | RequestState::Denied {}) {
+            // Decided between two tries of the task, or denied before its drill ended: `reconcile` answers the new token.
+            let next = ApprovalRecord { token: Some(event.token.clone()), open: Some(ApprovalRecord::OPEN.to_owned()), ..record.clone() };
+            return self.replace(&record, next).await;
+        }
         let head = self.catalog.head(&request.cluster).await?;
         let Some(newest) = self.catalog.newest_request(&request.cluster).await? else {
             return Err(FunctionError::new(Name::Transient, "the newest request is not known yet"));
@@ -186,10 +190,13 @@ impl RequestApproval {
             expires_at: now.saturating_add(SignedDuration::from_hours(self.hours)).unwrap_or(Timestamp::MAX),
             valid_hours: config.promotion.timeout_hours,
         });
-        match self.catalog.replace_approval(&record, next, None).await {
-            Ok(record) => Ok(record),
+        self.replace(&record, next).await
+    }
+
+    async fn replace(&self, read: &ApprovalRecord, next: ApprovalRecord) -> Result<ApprovalRecord, FunctionError> {
+        match self.catalog.replace_approval(read, next, None).await {
             Err(error @ CatalogError::Contended { .. }) => Err(FunctionError::new(Name::Transient, error.to_string())),
-            Err(error) => Err(error.into()),
+            done => Ok(done?),
         }
     }
 }

@@ -119,8 +119,9 @@ pub(crate) async fn deny(args: &DenyArgs, json: bool) -> Result<()> {
 }
 
 fn voted(answer: &Value, json: bool) {
+    let note = answer["note"].as_str().map(|note| format!("{note}\n")).unwrap_or_default();
     let text = format!(
-        "request {} is {}: {} of {} approvals\n",
+        "request {} is {}: {} of {} approvals\n{note}",
         word(answer, "request_id"),
         word(answer, "state"),
         answer["approvals"],

@@ -254,8 +254,8 @@ impl PromotionRequest {
         approvers
     }
 
-    /// Counts a vote. `certificate` is what the voter read; a denial need not name it. The requester may deny: that withdraws
-    /// the request.
+    /// Counts a vote. `certificate` is what the voter read; a denial need not name it, and may come before
+    /// the question. The requester may deny: that withdraws the request.
     ///
     /// # Errors
     /// Why it does not count. Nothing is recorded then.
@@ -263,8 +263,12 @@ impl PromotionRequest {
         if self.votes.iter().any(|v| v.by.is(&vote.by) && v.word == vote.word) {
             return Ok(Counted::Again);
         }
-        let question = self.open_question()?;
+        if self.state.is_closed() {
+            return Err(ConsentError::Closed { id: self.id.clone(), state: self.state.describe() });
+        }
         if vote.word == Word::Approve {
+            let question = self.question.as_ref().filter(|_| self.state == RequestState::Waiting {});
+            let question = question.ok_or_else(|| ConsentError::NotAsked(self.id.clone()))?;
             self.refuse_expired(question, situation.now)?;
             if self.requester.as_ref().is_some_and(|r| r.is(&vote.by)) {
                 return Err(ConsentError::OwnRequest { by: vote.by.to_string() });
@@ -284,14 +288,6 @@ impl PromotionRequest {
             Word::Approve => {}
         }
         Ok(Counted::Changed(Box::new(voted)))
-    }
-
-    fn open_question(&self) -> Result<&Question, ConsentError> {
-        match (&self.state, &self.question) {
-            (RequestState::Waiting {}, Some(question)) => Ok(question),
-            (RequestState::Drilling {}, _) | (RequestState::Waiting {}, None) => Err(ConsentError::NotAsked(self.id.clone())),
-            (state, _) => Err(ConsentError::Closed { id: self.id.clone(), state: state.describe() }),
-        }
     }
 
     fn refuse_expired(&self, question: &Question, now: Timestamp) -> Result<(), ConsentError> {
@@ -500,6 +496,7 @@ mod tests {
         let mut drilling = asked.clone();
         drilling.state = RequestState::Drilling {};
         assert!(matches!(usual().vote(&drilling, caller(2, 0), Word::Approve), Err(ConsentError::NotAsked(_))));
+        assert_eq!(usual().changed(&drilling, caller(1, 0), Word::Deny).state, RequestState::Denied {}, "withdrawn before its drill ended");
     }
 
     #[test]

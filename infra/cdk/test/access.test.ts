@@ -127,12 +127,12 @@ describe("I7: the functions", () => {
       expect(may("dynamodb:DeleteItem", CATALOG), name).toBe(name === "prune");
     }
   });
-  it("only record-drill signs, only decide-approval makes approvals, only launch-drill launches", () => {
+  it("only record-drill signs, only decide-approval (and finish-promote, for one that broke off) makes approvals, only launch-drill launches", () => {
     const who = (action: string) => FUNCTIONS.filter((name) => inline(name).some((s) => [s.Action].flat().includes(action)));
     expect(who("kms:Sign")).toEqual(["record-drill"]);
     expect(who("ec2:RunInstances")).toEqual(["launch-drill"]);
     expect(who("iam:PassRole")).toEqual(["launch-drill"]);
-    expect(FUNCTIONS.filter((name) => can(inline(name), arn(name))("s3:PutObject", `${BUCKET}/v1/orders/promotions/p1/approval.json`, NEW))).toEqual(["decide-approval"]);
+    expect(FUNCTIONS.filter((name) => can(inline(name), arn(name))("s3:PutObject", `${BUCKET}/v1/orders/promotions/p1/approval.json`, NEW))).toEqual(["decide-approval", "finish-promote"]);
   });
   it("send commands only to hosts tagged for this deployment", () => {
     const instance = "arn:aws:ec2:eu-west-1:111122223333:instance/i-0123456789abcdef0";

@@ -25,6 +25,13 @@ pub struct Person {
     secret: String,
 }
 
+impl Person {
+    /// Their credentials, as commands read them.
+    pub fn env(&self) -> [(&str, &str); 3] {
+        [("AWS_ACCESS_KEY_ID", &self.key), ("AWS_SECRET_ACCESS_KEY", &self.secret), ("AWS_REGION", REGION)]
+    }
+}
+
 impl Cloud {
     /// A call of a service that speaks JSON: `aws("ssm", "AmazonSSM.GetParameter", …)`.
     ///
