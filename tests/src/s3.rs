@@ -190,6 +190,15 @@ impl S3 {
         text.split("<Upload>").skip(1).filter_map(|u| Some(u.split_once("<Key>")?.1.split_once("</Key>")?.0.to_owned())).collect()
     }
 
+    /// Processor seconds that it has spent so far.
+    pub fn cpu_seconds(&self) -> f64 {
+        let pid = self.server.lock().expect("the server's lock").as_ref().expect("a running S3").id();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("read the S3's statistics");
+        // The fields behind the name, which may hold spaces; ticks are hundredths of a second on Linux.
+        let fields: Vec<_> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+        fields[11..13].iter().map(|f| f.parse::<f64>().expect("a number of ticks")).sum::<f64>() / 100.0
+    }
+
     fn disk(&self) -> PathBuf {
         self.scratch.join("store")
     }

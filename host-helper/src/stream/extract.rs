@@ -143,7 +143,7 @@ impl Extractor {
     ///
     /// A page of the cache is never written both ways: what is aligned at both ends shares none with its neighbours.
     fn write_directly(&self, chunk: &Chunk<'_>, offset: u64, aligned: &mut Aligned) -> Result<bool> {
-        let fits = offset % ALIGNMENT as u64 == 0 && chunk.body.len() % ALIGNMENT == 0 && !chunk.body.is_empty();
+        let fits = offset.is_multiple_of(ALIGNMENT as u64) && chunk.body.len().is_multiple_of(ALIGNMENT) && !chunk.body.is_empty();
         if !fits || chunk.header.is_ordered() || !self.direct.load(Ordering::Relaxed) {
             return Ok(false);
         }
