@@ -35,18 +35,35 @@ pub const FORM: &str =
 /// The event.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(untagged)]
-enum Event {
+pub enum Event {
     /// From SSM, read leniently: more may stand in it.
-    Ended { detail: Detail },
+    Ended {
+        /// The event's.
+        detail: Detail,
+    },
     /// From `reconcile`.
-    Asked { cluster: ClusterId, backup_id: BackupId },
+    Asked {
+        /// The cluster.
+        cluster: ClusterId,
+        /// The backup.
+        backup_id: BackupId,
+    },
 }
 
+/// What is read of SSM's event.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Detail {
+pub struct Detail {
     command_id: String,
     instance_id: String,
+}
+
+/// Reads an event.
+///
+/// # Errors
+/// `BadInput`, with the accepted forms.
+pub fn parse(event: Value) -> Result<Event, FunctionError> {
+    serde_json::from_value(event).map_err(|e| FunctionError::bad_input(e, FORM))
 }
 
 /// How the backup is now.
@@ -139,8 +156,7 @@ impl FinishBackup {
     /// # Errors
     /// `BadInput`; `Transient`; `Permanent` when access is denied or a record cannot be read.
     pub async fn handle(&self, event: Value) -> Result<Answer, FunctionError> {
-        let event: Event = serde_json::from_value(event).map_err(|e| FunctionError::bad_input(e, FORM))?;
-        let found = match event {
+        let found = match parse(event)? {
             Event::Asked { cluster, backup_id } => Ok((cluster, backup_id)),
             Event::Ended { detail } => self.backup_of(&detail).await?,
         };
