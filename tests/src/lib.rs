@@ -22,19 +22,23 @@ mod host;
 mod host_toml;
 mod load;
 mod mariadb;
+mod meter;
 mod proxy;
 mod s3;
 mod scratch;
 mod snapshot;
+mod synthetic;
 
 pub use cloud::{AwsError, Cloud, CloudHost, Person, config, config_of};
 pub use host::{Backup, Host, Output, PlanFile, Running};
 pub use load::{Load, LoadReport};
 pub use mariadb::MariaDb;
+pub use meter::Meter;
 pub use proxy::{Fault, Proxy};
 pub use s3::S3;
 pub use scratch::{Scratch, processes_of};
 pub use snapshot::{Oracle, Snapshot};
+pub use synthetic::{add_chains, catalog_table, publish};
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -6,7 +6,7 @@ use highwater_core::manifest::{ManifestV1, ObjectRef, ParentLink, Strategy};
 use highwater_core::plan::RestorePlanV1;
 use highwater_core::request::BackupRequestV1;
 use highwater_core::{BackupId, BackupKind, Document, Failure, Lsn, Sha256};
-use highwater_tests::{S3, block_on};
+use highwater_tests::{S3, block_on, publish};
 use jiff::SignedDuration;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -54,45 +54,6 @@ impl<'a> Operator<'a> {
     fn read<D: Document>(&self, name: &str) -> D {
         D::parse(&std::fs::read(self.path(name)).unwrap()).unwrap()
     }
-}
-
-/// A full, or the child of `parent`; published, with what S3 says of its objects.
-fn publish(bucket: &Bucket, hour: i64, parent: Option<&(ManifestV1, Sha256)>) -> (ManifestV1, Sha256) {
-    let mut m = ManifestV1::parse(include_bytes!("../fixtures/v1/manifest.json")).unwrap();
-    let later = SignedDuration::from_hours(hour);
-    (m.started_at, m.finished_at) = (m.started_at + later, m.finished_at + later);
-    m.kind = if parent.is_some() { BackupKind::Incremental } else { BackupKind::Full };
-    m.backup_id = BackupId::new(m.started_at, m.kind, 1);
-    if let Some((parent, sha256)) = parent {
-        let link = ParentLink {
-            backup_id: parent.backup_id.clone(),
-            to_lsn: parent.to_lsn,
-            manifest_sha256: *sha256,
-            strategy: Strategy::Incremental,
-        };
-        (m.parent, m.from_lsn) = (Some(link), parent.to_lsn);
-        m.to_lsn = Lsn::new(parent.to_lsn.get() + 1000);
-        m.last_lsn = Lsn::new(parent.last_lsn.get() + 1000);
-    }
-    let prefix = m.key().replace("manifest.json", "");
-    block_on(async {
-        let data: Vec<u8> = m.backup_id.to_string().into_bytes();
-        let object = &mut m.objects[0];
-        object.key = format!("{prefix}data-000");
-        object.size = data.len() as u64;
-        object.table_offset = 8;
-        let Stored { version_id } = bucket.put_new(&object.key, data.into(), "application/zstd").await.unwrap();
-        let head = bucket.head(&object.key, version_id.as_deref()).await.unwrap();
-        (object.version_id, object.crc64nvme) = (version_id, head.crc64nvme.unwrap_or_else(|| "not kept here".into()));
-        m.stored_bytes = object.size;
-        let key = format!("{prefix}inventory.json.zst");
-        let version_id = bucket.put_new(&key, "inventory".into(), "application/zstd").await.unwrap().version_id;
-        m.inventory.object = ObjectRef { key, version_id, size: 9, sha256: Sha256::of(b"inventory") };
-        let bytes = m.to_bytes();
-        let sha256 = Sha256::of(&bytes);
-        bucket.put_new(&m.key(), bytes.into(), "application/json").await.unwrap();
-        (m, sha256)
-    })
 }
 
 fn chain(bucket: &Bucket) -> [ManifestV1; 3] {
