@@ -1,13 +1,12 @@
 //! The operator's command on a bucket: list, decide, plan, audit. Backups are synthetic here: objects of a few bytes, published
 //! in the right order, so that every command sees what S3 really answers.
 
-use highwater_aws::s3::{Bucket, Stored};
-use highwater_core::manifest::{ManifestV1, ObjectRef, ParentLink, Strategy};
+use highwater_aws::s3::Bucket;
+use highwater_core::manifest::ManifestV1;
 use highwater_core::plan::RestorePlanV1;
 use highwater_core::request::BackupRequestV1;
-use highwater_core::{BackupId, BackupKind, Document, Failure, Lsn, Sha256};
+use highwater_core::{Document, Failure};
 use highwater_tests::{S3, block_on, publish};
-use jiff::SignedDuration;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;

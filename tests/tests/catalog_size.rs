@@ -46,9 +46,9 @@ fn what_a_decision_reads_does_not_grow_with_the_number_of_backups() {
     };
     add_chains(&table, 0, 8);
     let few = read(200);
-    add_chains(&table, 8, 200);
-    let many = read(5000);
+    add_chains(&table, 8, 80);
+    let many = read(2000);
     for (few, many) in few.iter().zip(&many) {
-        assert!(many.abs_diff(*few) * 50 < *few, "25 times the backups, and {few:?} bytes became {many:?}: {few} and {many}");
+        assert!(many.abs_diff(*few) * 50 < *few, "ten times the backups, and {few} bytes became {many}");
     }
 }
