@@ -77,7 +77,7 @@ where
         Err(error) => Err(error),
     };
     run(service_fn(|event: LambdaEvent<Value>| {
-        let handled = state.clone().map(|state| handle(state, event.payload));
+        let handled = state.clone().map(|state| Box::pin(handle(state, event.payload)));
         async move {
             let answer = match handled {
                 Ok(handled) => handled.await,
