@@ -80,7 +80,7 @@ def _environment(port: int, data: Path, auth: bool) -> None:
     os.environ.update(
         GATEWAY_PORT=str(port), BIND_HOST=HOST, MINISTACK_HOST=HOST, AWS_ENDPOINT_URL=f"http://{HOST}:{port}",
         MINISTACK_REGION=REGION, AWS_DEFAULT_REGION=REGION, AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test",
-        SFTP_ENABLED="0", IOT_MTLS_ENABLED="0", PERSIST_STATE="0", S3_PERSIST="0", TMPDIR=str(data / "tmp"),
+        SFTP_ENABLED="0", IOT_MTLS_ENABLED="0", PERSIST_STATE="0", S3_PERSIST="0", TMPDIR=str(data / "tmp"), STATE_DIR=str(data / "tmp"),
         AUTH="true" if auth else "false", LOCAL_CLOUD_DATA=str(data), LOCAL_CLOUD_OWNER=uuid.uuid4().hex,
         LOG_LEVEL=os.environ.get("LOG_LEVEL", "WARNING"),
     )

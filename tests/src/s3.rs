@@ -77,6 +77,8 @@ impl S3 {
                 command.args(["-B", concat!(env!("CARGO_MANIFEST_DIR"), "/local-cloud/s3.py")]).envs(self.env());
                 command.envs([("GATEWAY_PORT", port.as_str()), ("BIND_HOST", "127.0.0.1"), ("MINISTACK_HOST", "127.0.0.1")]);
                 command.envs([("MINISTACK_REGION", REGION), ("SFTP_ENABLED", "0"), ("IOT_MTLS_ENABLED", "0")]);
+                // Its pid file and its keys go where all of the test goes.
+                command.env("TMPDIR", self.scratch.path()).env("STATE_DIR", self.scratch.path());
                 command
             }
             Kind::Disk => {

@@ -5,7 +5,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Aws, CfnParameter, Duration, RemovalPolicy } from "aws-cdk-lib";
 import { ServicePrincipal } from "aws-cdk-lib/aws-iam";
-import { Architecture, Code, Function, FunctionUrl, FunctionUrlAuthType, Runtime } from "aws-cdk-lib/aws-lambda";
+import { Architecture, Code, Function, FunctionUrl, FunctionUrlAuthType, LoggingFormat, Runtime } from "aws-cdk-lib/aws-lambda";
 import { LogGroup } from "aws-cdk-lib/aws-logs";
 import { Bucket } from "aws-cdk-lib/aws-s3";
 import { Construct } from "constructs";
@@ -75,6 +75,7 @@ export class Functions extends Construct {
       timeout: spec.timeout,
       role: role.withoutPolicyUpdates(),
       logGroup,
+      loggingFormat: LoggingFormat.JSON,
       ...(spec.byEvent ? { deadLetterQueue: storage.deadLetters, retryAttempts: 2, maxEventAge: Duration.hours(6) } : {}),
       environment: {
         HIGHWATER_DEPLOYMENT: names.deployment,

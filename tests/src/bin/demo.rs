@@ -1,32 +1,34 @@
-//! `make demo`: a live database is backed up, drilled, damaged, promoted and rolled back. Needs no cloud and no account;
-//! everything runs below temporary directories and is gone at the end, except the documents in `target/demo/`.
+//! `make demo`: the whole way on a local cloud. The template is deployed, schedules back a live database up, a drill proves a
+//! restore point, two people agree to a promotion, the data is replaced and comes back. No account; everything runs below
+//! temporary directories and is gone at the end, except the documents in `target/demo/`.
 
-use highwater_core::drill::Outcome;
 use highwater_core::manifest::ManifestV1;
-use highwater_core::plan::RestorePlanV1;
-use highwater_core::{Document, Failure};
-use highwater_tests::{Host, Load, MariaDb, Output, S3};
-use std::path::PathBuf;
+use highwater_tests::{Cloud, Load, MariaDb, Person, config, run, wait_for_within};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Orders in the shop before anything writes: about 300 MB with their index.
-const ORDERS: u64 = 500_000;
+/// Orders in the shop before anything writes: about 60 MB with their index.
+const ORDERS: u64 = 100_000;
+/// Where the documents stay.
+const KEPT: &str = "target/demo";
 
 fn main() {
     let mut demo = Demo::begin();
     demo.back_up();
     demo.drill();
-    demo.damage();
+    demo.mistakes();
     demo.promote();
+    demo.roll_back();
     demo.end();
 }
 
 struct Demo {
-    s3: S3,
+    cloud: Cloud,
     db: MariaDb,
-    host: Host,
     load: Option<Load>,
-    backups: Vec<ManifestV1>,
+    instance: String,
     rows: Vec<[String; 4]>,
     started: Instant,
 }
@@ -34,106 +36,86 @@ struct Demo {
 impl Demo {
     fn begin() -> Self {
         let started = Instant::now();
-        say("A private MariaDB server, a local S3, and a shop that never stops selling");
-        let (db, s3) = (MariaDb::start(), S3::start_on_disk());
+        let _ = std::fs::remove_dir_all(KEPT);
+        std::fs::create_dir_all(KEPT).expect("make target/demo");
+        say("A shop that never stops selling, and the stack");
+        let db = MariaDb::start();
         Load::fill(&db, ORDERS);
-        // On two processors a second writer would leave the helper, which is nice, hardly any time.
-        let load = Load::start_with(&db, 1, true);
-        let mut host = Host::new(&db, &s3);
-        host.promotable(&db);
-        host.add("drill.assert", "name = \"every order has its customer\"\nexpect = \"0\"\nsql = \"SELECT COUNT(*) FROM shop.orders o LEFT JOIN shop.customers c ON c.id = o.customer WHERE c.id IS NULL\"");
-        host.add("drill.newest", "table = \"shop.orders\"\ncolumn = \"placed\"\nmax_age_s = 300");
-        host.add(
-            "promote.assert",
-            "name = \"orders are there\"\ncompare = \">=\"\nexpect = \"1\"\nsql = \"SELECT COUNT(*) FROM shop.orders\"",
+        let data = run(Command::new("du").args(["-sb"]).arg(db.datadir()));
+        let bytes = data.split_whitespace().next().and_then(|n| n.parse::<f64>().ok()).expect("the size of the data");
+        println!(
+            "  a private MariaDB server with {:.0} MB, {} orders; from now on one writer and one changing tables",
+            bytes / 1e6,
+            count(&db)
         );
-        let data: u64 = db.value("SELECT SUM(data_length + index_length) FROM information_schema.tables WHERE table_schema = 'shop'");
-        println!("  {} of data, {} orders, one writer and one changing tables", mb(data), count(&db));
-        println!("  host.toml: {}", host.config().display());
-        Self { s3, db, host, load: Some(load), backups: Vec::new(), rows: Vec::new(), started }
+        let load = Load::start_with(&db, 1, true);
+
+        let mut config = config();
+        config["clusters"]["orders"]["drill"]["checks"] = json!(
+            "start_timeout_s = 60\nbuffer_pool_mib = 64\n\n[[drill.assert]]\nname = \"a customer exists\"\nsql = \"SELECT COUNT(*) > 0 FROM shop.customers\"\nexpect = \"1\"\n"
+        );
+        show("cdk deploy", "-c config=highwater.yaml        # on the local cloud: the same template, machines, documents and binaries");
+        let (clock, mut cloud) = (Instant::now(), Cloud::start());
+        cloud.deploy(&config);
+        println!("  bucket {}, catalog {}", cloud.output("Bucket"), cloud.output("Catalog"));
+        let instance = cloud.host("orders", &db).instance().to_owned();
+        println!("  {instance} is the primary of cluster orders; an instance runs, as a process group of this machine");
+        let mut demo = Self { cloud, db, load: Some(load), instance, rows: Vec::new(), started };
+        demo.row("deployment", "CREATE_COMPLETE", clock, "the whole stack, from cdk synth".into());
+        demo
     }
 
-    /// One full and three incrementals, while the shop sells.
+    /// The schedule's time comes three times, while the shop sells.
     fn back_up(&mut self) {
-        say("Backups, under the write load: one full, then three incrementals");
-        for round in 0..4 {
-            let request = self.host.path(&format!("request-{round}.json"));
-            self.highwater(&["next-backup", "--bucket", "backups", "--cluster", "shop", "--out", path(&request)]);
-            let (_, took) = self.helper(&["backup", "--request", path(&request)]);
-            let manifest = self.newest_manifest();
-            println!("  -> {}, LSN {} to {}", manifest.backup_id, manifest.from_lsn, manifest.to_lsn);
+        say("Backups by schedule, under the write load");
+        for _ in 0..3 {
+            let before = self.committed().len();
+            println!("  # EventBridge Scheduler: the time of backup-orders has come");
+            let clock = Instant::now();
+            self.cloud.fire("backup-orders");
+            self.wait("a committed backup", |demo| (demo.committed().len() > before).then_some(()));
+            let record = self.committed().pop().expect("the newest backup");
+            let manifest = self.manifest(&record);
+            println!("  {}: {}", manifest.backup_id, record["asked"]["reason"].as_str().unwrap_or_default());
+            println!("  LSN {} to {}; committed to the catalog", manifest.from_lsn, manifest.to_lsn);
             let ratio = manifest.raw_bytes as f64 / manifest.stored_bytes as f64;
-            self.row(
-                format!("{} backup", manifest.kind),
-                "taken, every byte checked",
-                took,
-                format!("{} stored as {} ({ratio:.1}x)", mb(manifest.raw_bytes), mb(manifest.stored_bytes)),
-            );
-            self.backups.push(manifest);
+            let detail = format!("{} stored as {} ({ratio:.1}x)", mb(manifest.raw_bytes), mb(manifest.stored_bytes));
+            self.row(&format!("{} backup", manifest.kind), "committed", clock, detail);
             self.sell_more();
         }
     }
 
-    /// The newest point and an older one come back, start, and pass their checks.
+    /// The console's input is enough; the certificate is verified away from AWS.
     fn drill(&mut self) {
-        say("Drills: is it really restorable? Restore, start an isolated server, check");
-        let older = self.backups[1].backup_id.to_string();
-        for (name, target) in [("latest", "latest"), ("older", older.as_str())] {
-            let (plan, report) = (self.plan(name, target), self.host.path(&format!("{name}.report.json")));
-            let work = self.host.path(&format!("drill-{name}"));
-            let (_, took) = self.helper(&["drill", "--plan", path(&plan), "--work", path(&work), "--report", path(&report)]);
-            let report: highwater_core::drill::DrillReportV1 = read(&report);
-            let passed = report.checks.iter().filter(|c| c.outcome == Outcome::Passed).count();
-            for phase in report.phases.iter().filter(|p| p.seconds >= 0.1) {
-                println!(
-                    "  {:>7.1} s  {} {}",
-                    phase.seconds,
-                    phase.name,
-                    phase.backup_id.as_ref().map(ToString::to_string).unwrap_or_default()
-                );
-            }
-            let steps = read::<RestorePlanV1>(&plan).steps.len();
-            self.row(
-                format!("drill of the {name} point"),
-                "PASSED",
-                took,
-                format!("{steps} backups applied, {passed} of {} checks passed", report.checks.len()),
-            );
-        }
+        say("A drill: is it really restorable?");
+        let (clock, ended) = self.execute("drill", &json!({"cluster": "orders"}));
+        assert_eq!(ended["status"], "SUCCEEDED", "{ended}");
+        let output = ended["output"].clone();
+        println!("  {} of {}: {}", text(&output["drill_id"]), text(&output["backup_id"]), text(&output["outcome"]));
+        self.row("drill", "PASSED", clock, "restored, prepared, started, checked on an instance of its own".into());
+        assert_eq!(self.cloud.drill_instances(), Vec::<Value>::new(), "an instance is left");
+        println!("  the instance has ended");
+
+        say("Its certificate, verified without AWS");
+        let [certificate, plan, report] = ["certificate", "plan", "report"].map(|what| text(&output[what]["uri"]));
+        let signature = self.keep(&certificate.replace(".json", ".sig"));
+        let [certificate, plan, report] = [certificate, plan, report].map(|uri| self.keep(&uri));
+        let key = self.public_key();
+        let beside = ["--signature", path(&signature), "--key", path(&key), "--plan", path(&plan), "--report", path(&report)];
+        self.highwater(&[&["certificate", "verify", path(&certificate)], &beside[..]].concat());
     }
 
-    /// One flipped bit in one object of the chain is found and named.
-    fn damage(&mut self) {
-        say("Damage: one bit of one stored object flips");
-        let object = &self.backups[2].objects[0].clone();
-        let flip = |bytes: &mut Vec<u8>| {
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 1;
-        };
-        self.s3.damage(&object.key, flip);
-        let (plan, report) = (self.host.path("latest.plan.json"), self.host.path("damaged.report.json"));
-        let work = self.host.path("drill-damaged");
-        let args = ["drill", "--plan", path(&plan), "--work", path(&work), "--report", path(&report)];
-        show("highwater-host", &args);
-        let started = Instant::now();
-        let output = self.host.run(&args);
-        output.failed(Failure::Damaged);
-        let said = output.error();
-        println!("  exit code {}: {said}", Failure::Damaged.exit_code());
-        assert!(said.contains(&object.key), "the error must name the object {}", object.key);
-        self.row(
-            "drill over a damaged object".into(),
-            "FAILED, as it must",
-            started.elapsed(),
-            "the error names the object and the frame".into(),
-        );
-        self.s3.damage(&object.key, flip);
-        println!("  (the bit is flipped back)");
+    /// What is refused, and in which words.
+    fn mistakes(&mut self) {
+        say("A mistake in the console");
+        let (_, ended) = self.execute("drill", &json!({"clustre": "orders"}));
+        assert_eq!((&ended["status"], &ended["error"]), (&json!("FAILED"), &json!("BadInput")));
+        println!("  {}: {}", ended["error"].as_str().unwrap_or_default(), ended["cause"].as_str().unwrap_or_default());
     }
 
-    /// An accident, a promotion that undoes it, and the way back.
+    /// An accident, a request, a second person, and the data is back.
     fn promote(&mut self) {
-        say("Promotion: somebody deletes the orders; the newest backup takes the primary's place");
+        say("An accident: somebody deletes the orders");
         if let Some(load) = self.load.take() {
             let report = load.stop();
             println!("  the shop closes: {} transactions and {} table changes since the start", report.transactions, report.ddl);
@@ -141,39 +123,69 @@ impl Demo {
         let before = count(&self.db);
         self.db.run("DELETE FROM shop.orders");
         println!("  mariadb> DELETE FROM shop.orders;   -- {before} orders are gone");
-        let (plan, report) = (self.host.path("latest.plan.json"), self.host.path("latest.report.json"));
-        let approval = self.host.path("approval.json");
-        self.highwater(&[
-            "write-approval",
-            "--plan",
-            path(&plan),
-            "--report",
-            path(&report),
-            "--host",
-            "db-1",
-            "--requester",
-            "alice",
-            "--approver",
-            "bob",
-            "--out",
-            path(&approval),
-        ]);
-        self.host.as_root(&self.db);
-        let (_, took) = self.helper(&["promote", "--plan", path(&plan), "--approval", path(&approval), "--report", path(&report)]);
+
+        say("A promotion: alice asks, a drill proves what would come back, bob approves");
+        let (alice, bob, clock) = (self.cloud.user("alice"), self.cloud.user("bob"), Instant::now());
+        assert!(self.person("alice", &alice, &["restore", "--cluster", "orders"]), "the request must be taken");
+        let request = self.wait("the drill to pass and the question to be asked", |demo| {
+            let (_, list) = demo.cloud.call_approval_url(&bob, &json!({"action": "list", "cluster": "orders"}));
+            let newest = list["requests"].as_array()?.first()?.clone();
+            assert!(matches!(newest["state"].as_str(), Some("drilling" | "waiting")), "{newest}");
+            (newest["state"] == "waiting").then_some(newest)
+        });
+        let (id, execution) = (text(&request["request_id"]), text(&request["execution"]));
+        let certificate = text(&request["question"]["certificate"]["sha256"]);
+        for message in self.cloud.notifications().iter().filter(|m| m.contains(&id)) {
+            println!("  e-mail to the team:\n{}", indented(message));
+        }
+        self.person("bob", &bob, &["approvals", "--cluster", "orders"]);
+        let yes = ["approve", "--cluster", "orders", "--request", &id, "--certificate", &certificate];
+        assert!(!self.person("alice", &alice, &yes), "nobody approves alone");
+        assert!(self.person("bob", &bob, &yes), "a second person does");
+        let ended = self.cloud.wait_execution(&execution);
+        println!("  {}", self.cloud.states_entered(&execution).join(" > "));
+        assert_eq!(ended["status"], "SUCCEEDED", "{ended}");
         let promoted = count(&self.db);
         assert!(promoted > 0, "the orders must be back");
         println!("  -> {promoted} orders are back, as of the newest backup");
-        self.row("promotion".into(), "the orders are back", took, format!("{promoted} orders; the old data is kept beside them"));
+        self.row("promotion", "the orders are back", clock, format!("{promoted} orders; the old data is kept beside them"));
 
+        say("The new life of the data begins with a full of its own");
+        let clock = Instant::now();
+        let old = self.committed()[0]["incarnation"].clone();
+        let full = self.wait("the forced full", |demo| demo.committed().into_iter().find(|backup| backup["incarnation"] != old));
+        println!("  {}: {}", text(&full["backup_id"]), full["asked"]["reason"].as_str().unwrap_or_default());
+        self.row("forced full", "committed", clock, format!("incarnation {}", text(&full["incarnation"])));
+    }
+
+    /// The data that was replaced comes back by one document.
+    fn roll_back(&mut self) {
         say("Roll-back: the data that was replaced comes back");
-        let (_, took) = self.helper(&["rollback"]);
+        show("aws ssm send-command", &format!("--document-name highwater-rollback --instance-ids {}", self.instance));
+        let clock = Instant::now();
+        let request = json!({"DocumentName": "highwater-rollback", "InstanceIds": [self.instance]});
+        let sent = self.cloud.aws("ssm", "AmazonSSM.SendCommand", &request).unwrap_or_else(|e| panic!("{e:?}"));
+        let command = json!({"CommandId": sent["Command"]["CommandId"], "InstanceId": self.instance});
+        let ended = self.wait("the roll-back", |demo| {
+            let found = demo.cloud.aws("ssm", "AmazonSSM.GetCommandInvocation", &command).unwrap_or_else(|e| panic!("{e:?}"));
+            (!matches!(found["Status"].as_str(), Some("Pending" | "InProgress"))).then_some(found)
+        });
+        assert_eq!(ended["Status"], "Success", "{ended}");
         let back = count(&self.db);
         assert_eq!(back, 0, "the replaced data, accident included, must be back");
         println!("  -> {back} orders: exactly the data that was replaced");
-        self.row("roll-back".into(), "the replaced data is back", took, "nothing was lost on either way".into());
+        self.row("roll-back", "the replaced data is back", clock, "nothing was lost on either way".into());
     }
 
     fn end(self) {
+        say("The catalog");
+        for item in self.cloud.items("orders") {
+            let about = ["state", "kind", "purpose", "outcome", "open"].iter().filter_map(|k| Some(format!("{k} {}", item[k].as_str()?)));
+            println!("  {:<66} {}", text(&item["sk"]), about.collect::<Vec<_>>().join(", "));
+        }
+        for key in self.cloud.keys("v1/orders/").iter().filter(|key| key.ends_with(".json") || key.ends_with(".sig")) {
+            self.keep(&format!("s3://{}/{key}", self.cloud.output("Bucket")));
+        }
         say("What happened");
         let head = ["what", "result", "time", "detail"].map(str::to_owned);
         let width = |i: usize| self.rows.iter().chain([&head]).map(|r| r[i].chars().count()).max().unwrap_or_default();
@@ -181,62 +193,88 @@ impl Demo {
         for row in [&head].into_iter().chain(&self.rows) {
             println!("  {:<a$}  {:<b$}  {:>c$}  {}", row[0], row[1], row[2], row[3], a = widths[0], b = widths[1], c = widths[2]);
         }
-        let kept = PathBuf::from("target/demo");
-        std::fs::create_dir_all(&kept).expect("make target/demo");
-        for entry in std::fs::read_dir(self.host.scratch().path()).expect("list the documents").flatten() {
-            if entry.path().extension().is_some_and(|e| e == "json" || e == "toml") {
-                std::fs::copy(entry.path(), kept.join(entry.file_name())).expect("keep a document");
-            }
+        println!("\n  {:.0} s in all. The documents:", self.started.elapsed().as_secs_f64());
+        let mut kept: Vec<_> = std::fs::read_dir(KEPT).expect("list the documents").flatten().map(|e| e.path()).collect();
+        kept.sort();
+        kept.iter().for_each(|document| println!("  {}", document.display()));
+    }
+
+    /// Starts a machine as the console does, and shows the states that it went through.
+    fn execute(&self, machine: &str, input: &Value) -> (Instant, Value) {
+        show("aws stepfunctions start-execution", &format!("--state-machine highwater-{machine} --input '{input}'"));
+        let (clock, execution) = (Instant::now(), self.cloud.start_execution(machine, input));
+        let ended = self.cloud.wait_execution(&execution);
+        println!("  {}", self.cloud.states_entered(&execution).join(" > "));
+        (clock, ended)
+    }
+
+    /// `highwater …` at the deployment's approval URL, with somebody's own credentials; whether it succeeded.
+    fn person(&self, name: &str, person: &Person, args: &[&str]) -> bool {
+        show(&format!("[{name}] highwater"), &args.join(" "));
+        let mut command = Command::new(highwater_tests::binary("highwater"));
+        command.args(args).env_clear().envs(person.env()).env("HIGHWATER_APPROVAL_URL", self.cloud.approval_url());
+        let output = command.output().expect("run highwater");
+        for stream in [&output.stdout, &output.stderr] {
+            String::from_utf8_lossy(stream).lines().for_each(|line| println!("  {line}"));
         }
-        println!(
-            "\n  {:.0} s in all. Requests, plans, reports, approval and host.toml are in {}/",
-            self.started.elapsed().as_secs_f64(),
-            kept.display()
-        );
+        output.status.success()
     }
 
     /// `highwater …`, which must succeed.
-    fn highwater(&self, args: &[&str]) -> Output {
-        show("highwater", args);
-        let output = self.host.cli(args);
-        output.success();
-        output.stdout.lines().for_each(|line| println!("  {line}"));
-        output
+    fn highwater(&self, args: &[&str]) {
+        show("highwater", &args.iter().map(|arg| arg.rsplit('/').next().unwrap_or(arg)).collect::<Vec<_>>().join(" "));
+        // No credentials and no endpoint: nothing of AWS is asked.
+        let mut command = Command::new(highwater_tests::binary("highwater"));
+        command.args(args).env_clear();
+        run(&mut command).lines().for_each(|line| println!("  {line}"));
     }
 
-    /// `highwater-host …`, which must succeed, and how long it took.
-    fn helper(&self, args: &[&str]) -> (Output, Duration) {
-        show("highwater-host", args);
-        let started = Instant::now();
-        let output = self.host.run(args);
-        output.success();
-        (output, started.elapsed())
+    /// The public half of the signing key, as a PEM file beside the certificates.
+    fn public_key(&self) -> PathBuf {
+        show("aws kms get-public-key", "--key-id alias/highwater-certificates");
+        let request = json!({"KeyId": self.cloud.output("SigningKey")});
+        let found = self.cloud.aws("kms", "TrentService.GetPublicKey", &request).unwrap_or_else(|e| panic!("{e:?}"));
+        let base64 = text(&found["PublicKey"]).into_bytes();
+        let lines: Vec<_> = base64.chunks(64).map(String::from_utf8_lossy).collect();
+        let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"));
+        let file = Path::new(KEPT).join("signing-key.pem");
+        std::fs::write(&file, pem).expect("keep the public key");
+        file
     }
 
-    fn plan(&self, name: &str, target: &str) -> PathBuf {
-        let plan = self.host.path(&format!("{name}.plan.json"));
-        self.highwater(&["plan", "--bucket", "backups", "--cluster", "shop", "--target", target, "--out", path(&plan)]);
-        plan
+    /// Copies an object to the documents that stay; its name says where it lay.
+    fn keep(&self, uri: &str) -> PathBuf {
+        let key = uri.splitn(4, '/').nth(3).unwrap_or_else(|| panic!("a key in {uri}"));
+        let file = Path::new(KEPT).join(key.trim_start_matches("v1/orders/").replace('/', "."));
+        std::fs::write(&file, self.cloud.object(key)).expect("keep a document");
+        file
     }
 
-    fn newest_manifest(&self) -> ManifestV1 {
-        let keys = self.s3.keys("v1/shop/");
-        let newest = keys.iter().filter(|k| k.ends_with("/manifest.json")).max_by_key(|k| k.rsplit('/').nth(1).map(str::to_owned));
-        ManifestV1::parse(&self.s3.get(newest.expect("a manifest"))).expect("a sound manifest")
+    fn committed(&self) -> Vec<Value> {
+        let backup = |item: &Value| text(&item["sk"]).starts_with("backup#") && item["state"] == "committed";
+        self.cloud.items("orders").into_iter().filter(backup).collect()
+    }
+
+    fn manifest(&self, record: &Value) -> ManifestV1 {
+        let bytes = self.cloud.object(&text(&record["manifest_key"]));
+        highwater_core::Document::parse(&bytes).unwrap_or_else(|e| panic!("{e:?}"))
+    }
+
+    fn wait<T>(&self, what: &str, mut ready: impl FnMut(&Self) -> Option<T>) -> T {
+        wait_for_within(Duration::from_secs(180), what, || ready(self))
     }
 
     /// Lets the shop sell until the next backup has something to say.
     fn sell_more(&self) {
         if let Some(load) = &self.load {
-            for _ in 0..20 {
-                load.wait_for_progress();
-            }
+            (0..20).for_each(|_| load.wait_for_progress());
         }
     }
 
-    fn row(&mut self, what: String, result: &str, took: Duration, detail: String) {
-        println!("  {result} in {:.1} s: {detail}", took.as_secs_f64());
-        self.rows.push([what, result.to_owned(), format!("{:.1} s", took.as_secs_f64()), detail]);
+    fn row(&mut self, what: &str, result: &str, clock: Instant, detail: String) {
+        let took = format!("{:.1} s", clock.elapsed().as_secs_f64());
+        println!("  {result} in {took}: {detail}");
+        self.rows.push([what.to_owned(), result.to_owned(), took, detail]);
     }
 }
 
@@ -244,24 +282,28 @@ fn say(text: &str) {
     println!("\n== {text}");
 }
 
-/// Prints a command as a person would type it, without the directories of this demonstration.
-fn show(program: &str, args: &[&str]) {
-    let short = |arg: &&str| arg.rsplit('/').next().unwrap_or(arg).to_owned();
-    println!("  $ {program} {}", args.iter().map(short).collect::<Vec<_>>().join(" "));
+/// Prints a command as a person would type it.
+fn show(program: &str, rest: &str) {
+    println!("  $ {program} {rest}");
 }
 
 fn count(db: &MariaDb) -> u64 {
     db.value("SELECT COUNT(*) FROM shop.orders")
 }
 
-fn read<D: Document>(file: &PathBuf) -> D {
-    D::parse(&std::fs::read(file).expect("read a document")).expect("a sound document")
+#[track_caller]
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("not a text: {value}")).to_owned()
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("      {line}\n")).collect::<String>().trim_end().to_owned()
 }
 
 fn mb(bytes: u64) -> String {
     format!("{:.0} MB", bytes as f64 / 1e6)
 }
 
-fn path(path: &std::path::Path) -> &str {
+fn path(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
 }
