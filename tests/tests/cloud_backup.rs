@@ -1,7 +1,7 @@
 //! The way of a backup, from its schedule to its commit, with everything that can go wrong between them: deployed from the
 //! real template, the real functions, the real helper and a real server.
 
-use highwater_aws::catalog::CatalogTable;
+use highwater_aws::catalog::{CatalogTable, lease};
 use highwater_aws::table::Table;
 use highwater_core::lease::{Holder, Purpose};
 use highwater_core::manifest::ManifestV1;
@@ -388,14 +388,17 @@ fn backups_wait_for_a_promotion_and_what_was_begun_and_not_sent_is_given_up() {
     let catalog = CatalogTable::new(Table::new(&cloud.sdk(), cloud.output("Catalog")));
     let now = Timestamp::now();
     let holder = Holder { operation: "promotion-1".into(), purpose: Purpose::Promotion, expires_at: now + SignedDuration::from_hours(1) };
-    let lease = block_on(catalog.acquire(&orders(), holder, now)).unwrap();
+    let free = block_on(catalog.lease(&orders())).unwrap();
+    let held = free.take(holder, now).unwrap();
+    let change = |read, next| block_on(catalog.table().write(vec![lease::change(&orders(), read, next).unwrap()])).unwrap();
+    change(&free, &held);
 
     let waits = cloud.invoke("start-backup", &json!({"cluster": "orders"})).unwrap();
     assert_eq!((&waits["outcome"], &waits["promotion"]), (&json!("waits"), &json!("promotion-1")));
     let (name, message) = cloud.invoke("start-backup", &json!({"cluster": "orders", "force": "new-incarnation"})).unwrap_err();
     assert!(name == "LeaseHeld" && message.contains("promotion-1"), "{name}: {message}");
     assert!(backups(&cloud).is_empty());
-    block_on(catalog.release(&orders(), "promotion-1", lease.token)).unwrap();
+    change(&held, &held.released());
 
     // SSM does not answer: the intent stands, and a retry goes on from it.
     cloud.fault(json!({"on": "ssm:SendCommand", "effect": "fail", "error": "InternalServerError", "status": 500}));

@@ -4,6 +4,7 @@
 use highwater_aws::catalog::CatalogTable;
 use highwater_aws::catalog::backups::BackupRecord;
 use highwater_aws::catalog::head::Head;
+use highwater_aws::catalog::lease;
 use highwater_aws::rebuild::{compare, rebuild};
 use highwater_aws::table::{Key, Table, Write};
 use highwater_core::audit::{ObjectId, objects_of_backup};
@@ -316,9 +317,12 @@ fn i1_the_catalog_is_rebuilt_from_manifests_and_a_base_is_locked_as_long_as_its_
     // Not while an operation has the cluster.
     let now = Timestamp::now();
     let holder = Holder { operation: "x".into(), purpose: Purpose::Backup, expires_at: now + SignedDuration::from_hours(1) };
-    let lease = block_on(catalog.acquire(&orders(), holder, now)).unwrap();
+    let free = block_on(catalog.lease(&orders())).unwrap();
+    let held = free.take(holder, now).unwrap();
+    let change = |read, next| block_on(catalog.table().write(vec![lease::change(&orders(), read, next).unwrap()])).unwrap();
+    change(&free, &held);
     assert_eq!(highwater(&cloud, &["catalog", "rebuild", "--apply"]).0, i32::from(Failure::Precondition.exit_code()));
-    block_on(catalog.release(&orders(), "x", lease.token)).unwrap();
+    change(&held, &held.released());
 
     assert_eq!(highwater(&cloud, &["catalog", "rebuild", "--apply"]).0, 0);
     let once = cloud.items("orders");

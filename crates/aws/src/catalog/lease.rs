@@ -3,8 +3,7 @@
 use super::{CatalogError, CatalogTable};
 use crate::table::{Key, TableError, Write};
 use highwater_core::ClusterId;
-use highwater_core::lease::{Holder, Lease};
-use jiff::Timestamp;
+use highwater_core::lease::Lease;
 use serde::{Deserialize, Serialize};
 
 /// The record.
@@ -68,34 +67,6 @@ impl CatalogTable {
     pub async fn lease(&self, cluster: &ClusterId) -> Result<Lease, CatalogError> {
         let record: Option<LeaseRecord> = self.table.get(&key(cluster)).await?;
         Ok(record.map(|record| record.lease).unwrap_or_default())
-    }
-
-    /// Takes, or renews, the lease by itself. An operation that records something too puts [`change`] into its transaction.
-    ///
-    /// # Errors
-    /// `LeaseHeld`; those of the table.
-    pub async fn acquire(&self, cluster: &ClusterId, by: Holder, now: Timestamp) -> Result<Lease, CatalogError> {
-        for _ in 0..super::ATTEMPTS {
-            let read = self.lease(cluster).await?;
-            let taken = read.take(by.clone(), now)?;
-            match self.table.write(vec![change(cluster, &read, &taken)?]).await {
-                Ok(()) => return Ok(taken),
-                Err(TableError::Condition { .. }) => continue,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(CatalogError::Contended { cluster: cluster.clone(), doing: "the lease was taken" })
-    }
-
-    /// Releases the lease by itself. Not to hold it (any more) is success: it is what was wanted.
-    ///
-    /// # Errors
-    /// Those of the table.
-    pub async fn release(&self, cluster: &ClusterId, operation: &str, token: u64) -> Result<(), CatalogError> {
-        match self.table.write(vec![release(cluster, operation, token)?]).await {
-            Ok(()) | Err(TableError::Condition { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Whether `operation` lost the lease it had under `token`, and to whom.

@@ -121,7 +121,7 @@ proptest! {
             // A differential of an old full, or an incremental of an old leaf, that came later.
             chain_of(&points, id).iter().any(|other| !earlier.iter().any(|p| p.backup_id == **other))
         };
-        prop_assert!(then.intersection(&now).all(|id| needed_again(id)), "{:?}", then.intersection(&now).collect::<Vec<_>>());
+        prop_assert!(then.intersection(&now).all(needed_again), "{:?}", then.intersection(&now).collect::<Vec<_>>());
     }
 
     #[test]
