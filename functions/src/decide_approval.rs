@@ -177,7 +177,7 @@ impl DecideApproval {
                 let requests: Vec<Value> = found.iter().map(shown).collect();
                 Ok((200, json!({"cluster": cluster, "requests": requests, "you": caller.to_string()})))
             }
-            Body::Restore { cluster, target, request_id } => self.restore(caller, cluster, target, request_id, now).await,
+            Body::Restore { cluster, target, request_id } => Box::pin(self.restore(caller, cluster, target, request_id, now)).await,
             Body::Approve { cluster, request_id, certificate_sha256 } => {
                 let vote = Vote { by: caller, word: Word::Approve, at: now, reason: None };
                 self.vote(&cluster, &request_id, vote, Some(certificate_sha256)).await

@@ -200,6 +200,9 @@ fn i4_a_commit_twice_at_once_or_with_its_reply_lost_is_one() {
     assert_eq!(world.commit(&made).unwrap(), Admitted::New);
 }
 
+/// A change that breaks one rule.
+type Spoil = fn(&mut ManifestV1);
+
 #[test]
 fn i2_a_refusal_names_its_rule_and_changes_nothing() {
     let mut world = World::new();
@@ -207,7 +210,7 @@ fn i2_a_refusal_names_its_rule_and_changes_nothing() {
     let record = world.begin();
     assert_eq!(record.backup_id.kind(), BackupKind::Incremental);
     let (good, text) = world.publish(&record);
-    let rules: [(&str, fn(&mut ManifestV1)); 4] = [
+    let rules: [(&str, Spoil); 4] = [
         ("Gap", |m| {
             m.from_lsn = Lsn::new(m.from_lsn.get() + 1);
             m.parent.as_mut().unwrap().to_lsn = m.from_lsn;
