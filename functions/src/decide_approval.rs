@@ -158,7 +158,7 @@ impl DecideApproval {
     /// # Errors
     /// None: a function that fails shows its caller nothing.
     pub async fn handle(&self, event: Value) -> Result<Value, FunctionError> {
-        let (status, body) = match self.answer(&event).await {
+        let (status, body) = match Box::pin(self.answer(&event)).await {
             Ok((status, body)) => (status, body),
             Err(Refused(status, message)) => {
                 tracing::warn!(status, "{message}");

@@ -285,6 +285,11 @@ fn one_person_never_promotes_alone_and_whatever_was_not_approved_like_this_chang
     assert!(name == "Permanent" && reason.contains("i-0db00000000000fff"), "{name}: {reason}");
     put(&stored);
 
+    // What a newer request superseded is void, and its execution is told: by reconcile, when nobody else did.
+    scene.cloud.fire("fleet-reconcile");
+    let void = |asked: &Asked| Some(scene.request(asked)["request"]["state"]["reason"].clone()).filter(|reason| !reason.is_null());
+    assert!(wait_for("the void request", || void(&expired)).as_str().unwrap().contains("superseded"));
+
     // The account's root is nobody in particular; a call that IAM does not vouch for is refused.
     let forged = json!({"version": "2.0", "body": r#"{"action":"list","cluster":"orders"}"#, "requestContext": {}});
     assert_eq!(scene.cloud.invoke("decide-approval", &forged).unwrap()["statusCode"], 403);

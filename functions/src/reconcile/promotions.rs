@@ -46,6 +46,12 @@ impl Reconcile {
             self.lambda.call(&self.finish_promote, &json!({"approval": {"cluster": cluster, "id": id}})).await?;
             return Ok(Some(format!("had finish-promote carry out what was decided on request {id} of {cluster}")));
         }
+        let newest = self.catalog.newest_request(&cluster).await?.filter(|newest| *newest > id);
+        if let Some(newest) = newest {
+            let mut void = record.clone();
+            void.request.state = RequestState::Void { reason: format!("superseded by request {newest}") };
+            return Ok(self.void(&record, void).await?.then(|| format!("request {id} of {cluster} is void: {newest} is newer")));
+        }
         let is_young = now.duration_since(record.request.requested_at) < STARTED_WITHIN;
         let reason = match self.executions.status(&record.execution).await? {
             ExecutionStatus::Running => return Ok(None),
@@ -56,9 +62,14 @@ impl Reconcile {
         let mut void = record.clone();
         void.request.state = RequestState::Void { reason: reason.to_owned() };
         void.open = None;
-        match self.catalog.replace_approval(&record, void, None).await {
-            Ok(_) => Ok(Some(format!("request {id} of {cluster} is void: {reason}"))),
-            Err(CatalogError::Contended { .. }) => Ok(None),
+        Ok(self.void(&record, void).await?.then(|| format!("request {id} of {cluster} is void: {reason}")))
+    }
+
+    /// Writes a void request, unless a vote was faster. One that stays open is carried out at the next run.
+    async fn void(&self, read: &ApprovalRecord, void: ApprovalRecord) -> Result<bool, FunctionError> {
+        match self.catalog.replace_approval(read, void, None).await {
+            Ok(_) => Ok(true),
+            Err(CatalogError::Contended { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

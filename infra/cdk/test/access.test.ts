@@ -153,6 +153,26 @@ describe("I7: the functions", () => {
   });
 });
 
+describe("approvals: only the URL, where IAM vouches for the caller", () => {
+  const decide = "arn:aws:lambda:eu-west-1:111122223333:function:highwater-decide-approval";
+  const person = { "aws:PrincipalArn": "arn:aws:iam::111122223333:role/dba" };
+  const may = (statements: Statement[], action: string, context: Record<string, string> = {}) => can(statements, person)(action, decide, context);
+
+  it("lets an approver call the URL, and the function by the URL alone", () => {
+    expect(may(policy("approver"), "lambda:InvokeFunctionUrl", { "lambda:FunctionUrlAuthType": "AWS_IAM" })).toBe(true);
+    expect(may(policy("approver"), "lambda:InvokeFunctionUrl", { "lambda:FunctionUrlAuthType": "NONE" })).toBe(false);
+    expect(may(policy("approver"), "lambda:InvokeFunction", { "lambda:InvokedViaFunctionUrl": "true" })).toBe(true);
+    expect(may(policy("approver"), "lambda:InvokeFunction")).toBe(false);
+    expect(may(policy("approver"), "lambda:InvokeFunction", { "lambda:InvokedViaFunctionUrl": "false" })).toBe(false);
+  });
+  it("lets nobody else call the function: no operator, no host, no function, no machine", () => {
+    const others = [policy("operator"), policy("host-orders"), ...[...FUNCTIONS, "machine-drill", "machine-restore-primary", "drill-orders"].map(inline)];
+    for (const statements of others) {
+      for (const action of ["lambda:InvokeFunction", "lambda:InvokeFunctionUrl"]) expect(may(statements, action)).toBe(false);
+    }
+  });
+});
+
 describe("every role and policy", () => {
   /** Actions that IAM lets nobody restrict to a resource. */
   const WITHOUT_RESOURCE = /^(ec2:DescribeInstances|ssm:GetCommandInvocation|ssm:ListCommandInvocations|logs:(Create|Get|Update|Delete|List)LogDeliver(y|ies)|logs:PutResourcePolicy|logs:DescribeResourcePolicies|logs:DescribeLogGroups)$/;
