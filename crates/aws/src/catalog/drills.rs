@@ -3,7 +3,7 @@
 //! A record is made with the plan, before anything is launched, and says what is about to happen before it happens; every
 //! change is conditional on the version that was read. `open` stays until the result is known.
 
-use super::backups::State as BackupState;
+use super::backups::{BackupRecord, State as BackupState};
 use super::head::{Head, PassedDrill};
 use super::{ATTEMPTS, CatalogError, CatalogTable};
 use crate::table::{Key, Range, TableError, Write};
@@ -159,12 +159,19 @@ impl CatalogTable {
     /// Records a drill that is planned. A record that is there already stays, and is given back: it was first (I4).
     ///
     /// # Errors
-    /// Those of the table.
+    /// `Ended` when retention has marked the backup meanwhile; those of the table.
     pub async fn plan_drill(&self, record: DrillRecord) -> Result<DrillRecord, CatalogError> {
         let write = Write::create(DrillRecord::key(&record.cluster, &record.drill_id), &record)?;
-        match self.table.write(vec![write]).await {
+        // Whoever marks the backup afterwards sees this record; whoever marked it before is seen here.
+        let stands = Write::check(BackupRecord::key(&record.cluster, &record.backup_id), "#state = :committed");
+        match self.table.write(vec![write, stands.value(":committed", "committed")?]).await {
             Ok(()) => Ok(record),
-            Err(TableError::Condition { found: Some(found), .. }) => Ok(crate::table::read(found)?),
+            Err(TableError::Condition { index: 0, found: Some(found) }) => Ok(crate::table::read(found)?),
+            Err(TableError::Condition { index: 1, .. }) => Err(CatalogError::Ended {
+                what: format!("backup {}", record.backup_id),
+                cluster: record.cluster,
+                state: "no restore point any more",
+            }),
             Err(error) => Err(error.into()),
         }
     }
