@@ -18,10 +18,15 @@ use highwater_core::certificate::{CERTIFICATE_NAME, CertificateV1, Drilled, SIGN
 use highwater_core::drill::{DrillReportV1, Outcome};
 use highwater_core::ids::drill_prefix;
 use highwater_core::plan::RestorePlanV1;
+use highwater_core::rto::is_of_restore;
 use highwater_core::{BackupId, ClusterId, Document, DrillId, Pinned, Sha256};
+use highwater_pages::{CertificateView, drill_report};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+/// The report for people, beside the one for programs.
+const PAGE_NAME: &str = "report.html";
 
 /// A DER signature of P-256 has at most 72 bytes.
 const SIGNATURE_BYTES: u64 = 128;
@@ -121,6 +126,9 @@ impl RecordDrill {
             (None, Some((report, at))) => self.certificate(&record, report, at).await?,
             (None, None) => Err("it ended without a report".to_owned()),
         };
+        if let Some((report, _)) = &report {
+            self.page(&record, report, earned.as_ref().ok().map(|(_, at)| at)).await;
+        }
         let record = match (earned, report) {
             (Ok((certificate, at)), Some((report, report_at))) => self.pass(record, &certificate, at, &report, report_at).await?,
             (Ok(_), None) => return Err(FunctionError::new(Name::Permanent, "a certificate without a report")),
@@ -155,10 +163,7 @@ impl RecordDrill {
         let Some(instance) = record.state.instance() else {
             return Ok(Err("no instance was launched for it, yet there is a report".to_owned()));
         };
-        let foreign = || FunctionError::new(Name::Permanent, format!("the plan {} is not in {}", record.plan.uri, self.bucket.name()));
-        let key = record.plan.key_in(self.bucket.name()).ok_or_else(foreign)?;
-        let plan = self.bucket.get(key, None, RestorePlanV1::MAX_BYTES as u64).await?;
-        let plan = RestorePlanV1::parse_pinned(&plan, record.plan.sha256)?;
+        let plan = self.plan(record).await?;
         let earned = certify(&Drilled {
             drill_id: &record.drill_id,
             execution: &record.execution,
@@ -172,6 +177,31 @@ impl RecordDrill {
             let at = Pinned::object(self.bucket.name(), &key, Sha256::of(&certificate.to_bytes()));
             (certificate, at)
         }))
+    }
+
+    /// Writes the report for people. It proves nothing, so that a drill does not fail with it.
+    async fn page(&self, record: &DrillRecord, report: &DrillReportV1, certificate: Option<&Pinned>) {
+        if let Err(error) = self.write_page(record, report, certificate).await {
+            tracing::warn!(cluster = %record.cluster, drill_id = %record.drill_id, "its page was not written: {error}");
+        }
+    }
+
+    async fn write_page(&self, record: &DrillRecord, report: &DrillReportV1, certificate: Option<&Pinned>) -> Result<(), FunctionError> {
+        let plan = self.plan(record).await?;
+        let certificate =
+            certificate.map(|at| CertificateView { uri: at.uri.clone(), sha256: at.sha256, key: self.key.arn().to_owned() });
+        let page = drill_report(&record.drill_id.to_string(), &plan, report, certificate.as_ref());
+        let key = format!("{}{PAGE_NAME}", drill_prefix(&record.cluster, &record.drill_id));
+        self.bucket.put_new(&key, page.into(), "text/html; charset=utf-8").await?;
+        Ok(())
+    }
+
+    /// The plan of a drill, as its record pins it.
+    async fn plan(&self, record: &DrillRecord) -> Result<RestorePlanV1, FunctionError> {
+        let foreign = || FunctionError::new(Name::Permanent, format!("the plan {} is not in {}", record.plan.uri, self.bucket.name()));
+        let key = record.plan.key_in(self.bucket.name()).ok_or_else(foreign)?;
+        let plan = self.bucket.get(key, None, RestorePlanV1::MAX_BYTES as u64).await?;
+        Ok(RestorePlanV1::parse_pinned(&plan, record.plan.sha256)?)
     }
 
     /// Stores the certificate and its signature, and records that the drill passed.
@@ -266,7 +296,7 @@ fn and(first: String, second: Option<String>) -> String {
 
 /// From the first byte fetched to a server that answers: what an emergency would take.
 fn restore_seconds(report: &DrillReportV1) -> f64 {
-    report.phases.iter().filter(|p| !matches!(p.name.as_str(), "check" | "stop")).map(|p| p.seconds).sum()
+    report.phases.iter().filter(|p| is_of_restore(p)).map(|p| p.seconds).sum()
 }
 
 fn answer(record: &DrillRecord) -> Answer {

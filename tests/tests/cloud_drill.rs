@@ -74,6 +74,8 @@ fn a_drill_by_console_input_ends_with_a_certificate_that_verifies_offline() {
     assert_eq!(certificate.drill_id.to_string(), drill["drill_id"].as_str().unwrap());
     assert_eq!(json!(certificate.plan), drill["plan"]);
     assert!(certificate.checks > 5);
+    let page = String::from_utf8(cloud.object(&format!("{prefix}report.html"))).unwrap();
+    assert!(page.contains("Drill of orders: passed") && page.contains(&certificate.drill_id.to_string()), "{page}");
     let last = bytes.len() / 2;
     bytes[last] ^= 1;
     assert_eq!(verify(&bytes, &signature, &key).unwrap_err().name(), "Signature");

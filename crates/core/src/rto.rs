@@ -4,7 +4,7 @@
 //! applied), the last two in proportion to their files' bytes. Where a drill fetched one incremental while it applied
 //! another the sum is more than the clock showed: the prediction errs on the long side.
 
-use crate::drill::{DrillReportV1, Outcome};
+use crate::drill::{DrillReportV1, Outcome, Phase};
 use crate::ids::BackupKind;
 use crate::plan::RestorePlanV1;
 use jiff::SignedDuration;
@@ -53,8 +53,10 @@ impl ChainSize {
     }
 }
 
-/// Phases of a drill that a restore in earnest does not have.
-const ONLY_IN_DRILLS: [&str; 2] = ["check", "stop"];
+/// Whether a restore in earnest has this phase of a drill too.
+pub fn is_of_restore(phase: &Phase) -> bool {
+    !matches!(phase.name.as_str(), "check" | "stop")
+}
 
 impl Measured {
     /// What a drill measured; nothing if it did not pass.
@@ -64,7 +66,7 @@ impl Measured {
         }
         let size = ChainSize::of(plan);
         let seconds = |of: Option<BackupKind>| {
-            let phases = report.phases.iter().filter(|p| !ONLY_IN_DRILLS.contains(&p.name.as_str()));
+            let phases = report.phases.iter().filter(|p| is_of_restore(p));
             phases.filter(|p| p.backup_id.as_ref().map(|id| id.kind()) == of).map(|p| p.seconds).sum()
         };
         Some(Self {

@@ -179,7 +179,7 @@ fn proof(report: &DrillReportV1, certificate: Option<&CertificateView>) -> Marku
         @match certificate {
             Some(_) => {
                 p { "This page proves nothing; the certificate does. Anyone with the public key can check it, offline:" }
-                pre { "highwater certificate verify certificate.json --public-key highwater.pem" }
+                pre { "highwater certificate verify certificate.json --key highwater.pem" }
             }
             None => p { "There is no certificate: only a passed drill has one." },
         }
