@@ -48,16 +48,26 @@ fn the_readme_lists_every_exit_code() {
 }
 
 #[test]
-fn every_test_that_the_architecture_names_exists() {
+fn every_test_that_a_document_names_exists() {
     let mut code = String::new();
     for dir in ["crates", "host-helper", "functions", "tests"] {
         collect(&root().join(dir), &mut code);
     }
-    let document = read("docs/ARCHITECTURE.md");
-    let named: Vec<&str> = document.split('`').skip(1).step_by(2).filter(|word| word.matches('_').count() >= 3).collect();
-    assert!(named.len() > 25, "{named:?}");
-    let missing: Vec<_> = named.iter().filter(|name| !code.contains(&format!("fn {name}("))).collect();
-    assert!(missing.is_empty(), "no such tests: {missing:#?}");
+    for document in ["docs/ARCHITECTURE.md", "docs/SEMANTICS.md", "docs/SECURITY.md"] {
+        let text = read(document);
+        let words: Vec<&str> = text.split('`').skip(1).step_by(2).filter(|word| *word != "lower_case_table_names").collect();
+        let named: Vec<_> = words.iter().filter(|word| word.matches('_').count() >= 3 && !word.contains(char::is_whitespace)).collect();
+        assert!(named.len() > 20, "{document}: {named:?}");
+        let missing: Vec<_> = named.iter().filter(|name| !code.contains(&format!("fn {name}("))).collect();
+        assert!(missing.is_empty(), "{document} names tests that do not exist: {missing:#?}");
+        // A test of the template: `access.test.ts: its name`.
+        for (file, name) in words.iter().filter_map(|word| word.split_once(".test.ts: ")) {
+            assert!(
+                read(&format!("infra/cdk/test/{file}.test.ts")).contains(&format!("it(\"{name}\"")),
+                "{document}: no such test: {file}: {name}"
+            );
+        }
+    }
 }
 
 fn collect(dir: &Path, code: &mut String) {

@@ -1,8 +1,9 @@
 //! The catalog against the manifests it follows from (I1): every difference by name, and the rebuilding of what is missing.
 //!
 //! A rebuild adds and corrects what manifests prove: records, points, the head, drills by their certificates. It removes no
-//! record and overrules none: that a backup failed, or is being pruned, only the catalog can know. It writes the head last,
-//! so that after a crash the next run finds what is still missing.
+//! record and overrules none: that a backup failed, or is being pruned, only the catalog can know. Each write finds the head's
+//! version that was compared and makes it one more: no decision made before it, and no mark made since, meets what it added.
+//! It corrects the head last, so that after a crash the next run finds what is still missing.
 
 use crate::catalog::backups::{BackupRecord, Committed, point_keys, put_points};
 use crate::catalog::head::{Head, PassedDrill};
@@ -138,8 +139,9 @@ pub async fn compare(catalog: &CatalogTable, bucket: &Bucket, cluster: &ClusterI
 /// # Errors
 /// `Contended` when the catalog changed since it was compared: compare again. Those of the table.
 pub async fn rebuild(catalog: &CatalogTable, cluster: &ClusterId, comparison: &Comparison) -> Result<(), CatalogError> {
+    let mut head = comparison.head.clone();
     for some in comparison.new.chunks(MARKS) {
-        let mut writes = Vec::new();
+        let mut writes = vec![head.next(cluster)?];
         for (record, stored) in some {
             writes.push(Write::create(BackupRecord::key(cluster, &record.backup_id), record)?);
             writes.extend(put_points(stored)?);
@@ -147,11 +149,13 @@ pub async fn rebuild(catalog: &CatalogTable, cluster: &ClusterId, comparison: &C
         write(catalog, cluster, writes).await?;
     }
     for some in comparison.points.chunks(MARKS) {
-        write(catalog, cluster, some.to_vec()).await?;
+        let mut writes = vec![head.next(cluster)?];
+        writes.extend(some.iter().cloned());
+        write(catalog, cluster, writes).await?;
     }
     let corrects = |d: &Difference| matches!(d, Difference::Head { .. } | Difference::NoDrill(_));
     if comparison.head.version == 0 || !comparison.new.is_empty() || comparison.differences.iter().any(corrects) {
-        write(catalog, cluster, vec![comparison.head.put(cluster)?]).await?;
+        write(catalog, cluster, vec![head.put(cluster)?]).await?;
     }
     Ok(())
 }

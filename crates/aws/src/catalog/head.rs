@@ -120,6 +120,21 @@ impl Head {
         }
     }
 
+    /// Makes the version one more and changes nothing else, where the head is still as it was read; this one then counts as
+    /// read after that. Where there is no head yet, only that.
+    ///
+    /// # Errors
+    /// `Unreadable`.
+    pub fn next(&mut self, cluster: &ClusterId) -> Result<Write, TableError> {
+        let read = self.version;
+        if read == 0 {
+            return self.unchanged(cluster);
+        }
+        self.version += 1;
+        let write = Write::update(Self::key(cluster), "SET #version = :next").only_if("#version = :read");
+        write.value(":read", read)?.value(":next", self.version)
+    }
+
     /// Only the condition: the head has not changed since it was read.
     ///
     /// # Errors
