@@ -32,7 +32,7 @@ test: check test-local-cloud test-infra ## Everything CI runs: checks, unit test
 	cargo nextest run --workspace $(FAULTS) --no-fail-fast
 
 .PHONY: demo
-demo: tools ## A live database is backed up, drilled, damaged, promoted and rolled back (minutes)
+demo: tools ## On the local cloud: schedules back a live database up; drill, certificate, approval, promotion, roll-back (a minute)
 	cargo build --workspace --bins --quiet
 	target/debug/demo
 

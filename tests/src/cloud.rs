@@ -27,12 +27,13 @@ pub use call::{AwsError, Person};
 pub use host::CloudHost;
 
 use crate::scratch::Scratch;
-use crate::{block_on, tool, wait_for, wait_for_within};
+use crate::{block_on, target_dir, tool, wait_for, wait_for_within};
 use call::Http;
 use highwater_aws::s3::{Bucket, Endpoint};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -121,7 +122,12 @@ impl Cloud {
 
     /// Deploys the template of a configuration; a second time, updates the stack.
     pub fn deploy(&mut self, config: &Value) {
-        let assembly = synth::assembly(config);
+        self.deploy_with(config, &|function| target_dir().join(function));
+    }
+
+    /// The same with other binaries than the debug ones: of each function's name, its path.
+    pub fn deploy_with(&mut self, config: &Value, binary: &dyn Fn(&str) -> PathBuf) {
+        let assembly = synth::assembly(config, binary);
         let mut deploy = Command::new(tool("emu/bin/python"));
         deploy.args(["-B", concat!(env!("CARGO_MANIFEST_DIR"), "/local-cloud/deploy.py")]).arg(assembly);
         let outputs = crate::run(deploy.args(["--endpoint", self.http.url()]));

@@ -4,6 +4,7 @@ use crate::{run, target_dir};
 use highwater_core::Sha256;
 use serde_json::Value;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -22,8 +23,8 @@ pub(super) const FUNCTIONS: &[&str] = &[
     "prune",
 ];
 
-/// The directory that `cdk synth` wrote for this configuration and the binaries beside this test.
-pub(super) fn assembly(config: &Value) -> PathBuf {
+/// The directory that `cdk synth` wrote for this configuration and these binaries: of each function's name, the binary.
+pub(super) fn assembly(config: &Value, binary: &dyn Fn(&str) -> PathBuf) -> PathBuf {
     let infra = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../infra")).canonicalize().expect("infra/");
     let cache = target_dir().join("cloud");
     fs::create_dir_all(&cache).expect("make target/…/cloud");
@@ -32,7 +33,7 @@ pub(super) fn assembly(config: &Value) -> PathBuf {
     ["cdk/bin", "cdk/lib", "cdk/package-lock.json", "asl", "ssm", "drill"]
         .iter()
         .for_each(|part| read_all(&infra.join(part), &mut sources));
-    sources.extend(cache.display().to_string().bytes());
+    FUNCTIONS.iter().for_each(|name| sources.extend(binary(name).display().to_string().bytes()));
     let name = Sha256::of(&sources).to_string()[..16].to_owned();
     let done = cache.join(&name);
     // Two tests with the same configuration: one synthesises, the other waits.
@@ -50,25 +51,20 @@ pub(super) fn assembly(config: &Value) -> PathBuf {
         .current_dir(infra.join("cdk"))
         .env("CDK_OUTDIR", &fresh)
         .env("HIGHWATER_CONFIG", &config)
-        .env("HIGHWATER_ARTIFACTS", bootstraps(&cache)));
+        .env("HIGHWATER_ARTIFACTS", bootstraps(&cache.join(format!("{name}.bootstraps")), binary)));
     fs::rename(&fresh, &done).expect("keep what was synthesised");
     done
 }
 
-/// A directory for each function, whose bootstrap executes the binary beside this test.
-fn bootstraps(cache: &Path) -> PathBuf {
-    let directory = cache.join("bootstraps");
+/// A directory for each function, whose bootstrap executes the binary.
+fn bootstraps(directory: &Path, binary: &dyn Fn(&str) -> PathBuf) -> PathBuf {
     for name in FUNCTIONS {
         let bootstrap = directory.join(name).join("bootstrap");
-        let script = format!("#!/bin/sh\nexec '{}'\n", target_dir().join(name).display());
-        if fs::read_to_string(&bootstrap).is_ok_and(|found| found == script) {
-            continue;
-        }
         fs::create_dir_all(directory.join(name)).expect("make a function's directory");
-        fs::write(&bootstrap, script).expect("write a bootstrap");
-        run(Command::new("chmod").arg("755").arg(&bootstrap));
+        fs::write(&bootstrap, format!("#!/bin/sh\nexec '{}'\n", binary(name).display())).expect("write a bootstrap");
+        fs::set_permissions(&bootstrap, fs::Permissions::from_mode(0o755)).expect("make a bootstrap executable");
     }
-    directory
+    directory.to_owned()
 }
 
 fn read_all(path: &Path, into: &mut Vec<u8>) {
