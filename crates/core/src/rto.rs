@@ -172,7 +172,7 @@ mod tests {
         let mut report = DrillReportV1::parse(include_bytes!("../../../tests/fixtures/v1/drill-report.json")).unwrap();
         let of_fixture = Measured::of(&plan, &report).unwrap();
         assert_eq!((of_fixture.fixed_seconds, of_fixture.full_seconds, of_fixture.full_bytes), (0.5, 28.75, 2_779_000_000));
-        let check = crate::drill::Phase { name: "check".into(), backup_id: None, seconds: 1e6, bytes: None };
+        let check = Phase { name: "check".into(), backup_id: None, seconds: 1e6, bytes: None };
         report.phases.push(check);
         assert_eq!(Measured::of(&plan, &report), Some(of_fixture));
         report.outcome = Outcome::Failed;
