@@ -188,8 +188,7 @@ impl RecordDrill {
 
     async fn write_page(&self, record: &DrillRecord, report: &DrillReportV1, certificate: Option<&Pinned>) -> Result<(), FunctionError> {
         let plan = self.plan(record).await?;
-        let certificate =
-            certificate.map(|at| CertificateView { uri: at.uri.clone(), sha256: at.sha256, key: self.key.arn().to_owned() });
+        let certificate = certificate.map(|at| CertificateView { uri: at.uri.clone(), sha256: at.sha256, key: self.key.arn().to_owned() });
         let page = drill_report(&record.drill_id.to_string(), &plan, report, certificate.as_ref());
         let key = format!("{}{PAGE_NAME}", drill_prefix(&record.cluster, &record.drill_id));
         self.bucket.put_new(&key, page.into(), "text/html; charset=utf-8").await?;
