@@ -31,9 +31,12 @@ fn orders() -> ClusterId {
     "orders".parse().unwrap()
 }
 
-/// The backups of the cluster, oldest first.
+/// The backups of the cluster in the order in which they were begun: two ids of one second do not tell it.
 fn backups(cloud: &Cloud) -> Vec<Value> {
-    cloud.items("orders").into_iter().filter(|item| item["sk"].as_str().unwrap().starts_with("backup#")).collect()
+    let of_backup = |item: &Value| item["sk"].as_str().unwrap().starts_with("backup#");
+    let mut found: Vec<_> = cloud.items("orders").into_iter().filter(of_backup).collect();
+    found.sort_by_key(|backup| backup["asked"]["token"].as_u64());
+    found
 }
 
 fn states(cloud: &Cloud) -> Vec<String> {
@@ -80,6 +83,11 @@ fn reconcile(cloud: &Cloud) -> Value {
     cloud.invoke("reconcile", &json!({})).unwrap()
 }
 
+/// A function's log is there some time after what it did.
+fn wait_for_log(cloud: &Cloud, function: &str, line: &str) {
+    wait_for(&format!("{line} in the log of {function}"), || cloud.function_log(function).contains(line).then_some(()));
+}
+
 fn head(cloud: &Cloud) -> Value {
     cloud.item("orders", "head").unwrap()
 }
@@ -113,7 +121,8 @@ fn i4_a_schedule_makes_chains_and_each_turn_is_one_backup_however_often_it_is_to
     let (cloud, db) = deployed_as(&config);
     let _host = cloud.host("orders", &db);
     reconcile(&cloud);
-    assert!(cloud.function_log("reconcile").contains(r#""OverdueBackups":1.0"#), "a cluster without any backup is overdue");
+    // A cluster without any backup is overdue.
+    wait_for_log(&cloud, "reconcile", r#""OverdueBackups":1.0"#);
 
     let full = turn(&cloud, &db);
     let m = manifest(&full);
@@ -158,7 +167,7 @@ fn i4_a_schedule_makes_chains_and_each_turn_is_one_backup_however_often_it_is_to
     );
     wait_for("the measures of four commits", || (measured(&cloud) >= 4).then_some(()));
     reconcile(&cloud);
-    assert!(cloud.function_log("reconcile").contains(r#""OverdueBackups":0.0"#));
+    wait_for_log(&cloud, "reconcile", r#""OverdueBackups":0.0"#);
     assert!(cloud.notifications().is_empty());
     assert_eq!(measured(&cloud), 4, "each commit is measured once");
 }
@@ -302,7 +311,7 @@ fn i2_a_failed_backup_leads_to_a_full_and_a_broken_chain_to_a_new_incarnation() 
     assert!(cloud.item("orders", "lease").unwrap()["holder"].is_null(), "the failure released the lease");
     let told = cloud.notifications();
     assert!(told.iter().any(|m| m.contains(failed["backup_id"].as_str().unwrap())), "{told:?}");
-    assert!(cloud.function_log("finish-backup").contains(r#""FailedBackups":1.0"#));
+    wait_for_log(&cloud, "finish-backup", r#""FailedBackups":1.0"#);
     db.up();
     let healed = turn(&cloud, &db);
     assert_eq!((manifest(&healed).kind.as_str(), &healed["incarnation"]), ("full", &full["incarnation"]), "{}", healed["asked"]["reason"]);

@@ -420,10 +420,11 @@ impl CatalogTable {
             if !record.state.is_unfinished() {
                 return Err(ended(&record));
             }
-            let head = self.head(cluster).await?;
-            // A newer backup that was committed meanwhile owes nothing to this one.
-            let is_last = head.newest.as_ref().is_none_or(|newest| newest.backup_id < *id);
-            let owed = if is_last { Some(Owed::after(head.owed.as_ref(), failure)) } else { head.owed.clone() };
+            let (head, lease) = (self.head(cluster).await?, self.lease(cluster).await?);
+            let owed = match lease.token > record.token() && self.was_overtaken(&record, &head).await? {
+                true => head.owed.clone(),
+                false => Some(Owed::after(head.owed.as_ref(), failure)),
+            };
             let last_failure = Some(LastFailure { backup_id: id.clone(), failure, message: message.clone(), at: now });
             let failed = BackupRecord {
                 state: State::Failed { failure, message: message.clone(), failed_at: now },
@@ -431,7 +432,7 @@ impl CatalogTable {
                 ..record.clone()
             };
             let mut writes = vec![record.replace_by(&failed)?, Head { owed, last_failure, ..head }.put(cluster)?];
-            if self.lease(cluster).await?.is_held_by(&id.to_string(), record.token()) {
+            if lease.is_held_by(&id.to_string(), record.token()) {
                 writes.push(release(cluster, &id.to_string(), record.token())?);
             }
             match self.table.write(writes).await {
@@ -441,6 +442,15 @@ impl CatalogTable {
             }
         }
         Err(CatalogError::Contended { cluster: cluster.clone(), doing: "a failure was recorded" })
+    }
+
+    /// Whether a backup that was begun later is committed: it owes nothing to this one's failure.
+    async fn was_overtaken(&self, record: &BackupRecord, head: &Head) -> Result<bool, CatalogError> {
+        let Some(newest) = &head.newest else {
+            return Ok(false);
+        };
+        let newest = self.backup(&record.cluster, &newest.backup_id).await?;
+        Ok(newest.is_some_and(|newest| newest.token() > record.token()))
     }
 
     /// What followed the end of a backup is done: nobody needs to look at it again.
