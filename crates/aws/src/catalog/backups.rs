@@ -381,7 +381,13 @@ impl CatalogTable {
                 state if !state.is_unfinished() => return Err(ended(&record)),
                 _ => {}
             }
-            self.ensure_held(cluster, id.to_string().as_str(), record.token()).await?;
+            if let Err(lost) = self.ensure_held(cluster, id.to_string().as_str(), record.token()).await {
+                // Another call of this operation may have committed it, and so released the lease, since the record was read.
+                match self.known(cluster, id).await?.state {
+                    State::Committed(committed) if committed.manifest_sha256 == stored.sha256 => return Ok(Admitted::AlreadyCommitted),
+                    _ => return Err(lost),
+                }
+            }
             let Window { head, mut catalog } = self.window_to_admit(stored).await?;
             let newest = catalog.newest().cloned();
             catalog.commit(stored.clone()).map_err(|refusal| CatalogError::Refused { backup: id.clone(), refusal })?;
