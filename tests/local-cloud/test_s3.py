@@ -114,6 +114,83 @@ def test_kms_without_a_key_takes_the_accounts(s3):
     assert own["SSEKMSKeyId"] == "arn:own"
 
 
+# ---- faults
+
+def retrying(cloud: Cloud):
+    return cloud.client("s3", request_checksum_calculation="when_required", s3={"addressing_style": "path"},
+                        retries={"total_max_attempts": 3, "mode": "standard"})
+
+
+def hits(cloud: Cloud) -> list[int]:
+    return [fault["hits"] for fault in cloud.control("GET", "faults")]
+
+
+@pytest.mark.parametrize("error, status", [("SlowDown", 503), ("InternalError", 500)])
+def test_a_failing_call_did_nothing_and_an_sdk_tries_again(cloud, s3, error, status):
+    cloud.fault("s3:PutObject", "fail", match={"bucket": "data", "key": "a/*"}, error=error, status=status, times=1)
+    s3.put_object(Bucket="data", Key="b/1", Body=b"x")
+    with pytest.raises(ClientError, match=error):
+        s3.put_object(Bucket="data", Key="a/1", Body=b"x")
+    with pytest.raises(ClientError, match="404"):
+        s3.head_object(Bucket="data", Key="a/1")
+    cloud.fault("s3:PutObject", "fail", match={"key": "a/2"}, error=error, status=status, times=1)
+    retrying(cloud).put_object(Bucket="data", Key="a/2", Body=b"x")
+    assert hits(cloud) == [1, 1]
+
+
+def test_a_lost_reply_of_a_conditional_write_is_met_by_its_own_object(cloud, s3):
+    cloud.fault("s3:PutObject", "lose-reply", match={"method": "PUT", "key": "k"}, times=1)
+    with pytest.raises(ClientError, match="PreconditionFailed"):
+        retrying(cloud).put_object(Bucket="data", Key="k", Body=b"mine", IfNoneMatch="*")
+    assert s3.get_object(Bucket="data", Key="k")["Body"].read() == b"mine" and hits(cloud) == [1]
+
+
+def test_a_call_is_doubled_or_late_and_others_pass(cloud, s3):
+    s3.put_bucket_versioning(Bucket="data", VersioningConfiguration={"Status": "Enabled"})
+    cloud.fault("s3:PutObject", "double", times=1)
+    cloud.fault("s3:GetObject", "delay-reply", seconds=0.4, times=1)
+    s3.put_object(Bucket="data", Key="k", Body=b"x")
+    assert len(s3.list_object_versions(Bucket="data")["Versions"]) == 2
+    began = time.monotonic()
+    s3.head_object(Bucket="data", Key="k")
+    s3.get_object(Bucket="data", Key="k")
+    assert time.monotonic() - began > 0.4 and hits(cloud) == [1, 1]
+
+
+def test_every_call_has_its_apis_name(cloud, s3):
+    """Each is refused by the name that its own API has, and by no other's: so no fault strikes the wrong call."""
+    s3.put_object(Bucket="data", Key="k", Body=b"x")
+    upload = s3.create_multipart_upload(Bucket="data", Key="k")["UploadId"]
+    of = {"Bucket": "data", "Key": "k"}
+    parts = {"Parts": [{"PartNumber": 1, "ETag": "x"}]}
+    calls = {
+        "GetObject": of, "HeadObject": of, "PutObject": of, "DeleteObject": of, "GetObjectAttributes": {**of, "ObjectAttributes": ["ETag"]},
+        "GetObjectRetention": of, "PutObjectRetention": {**of, "Retention": {"Mode": "GOVERNANCE"}}, "CreateMultipartUpload": of,
+        "GetObjectTagging": of, "PutObjectTagging": {**of, "Tagging": {"TagSet": []}}, "GetObjectLegalHold": of,
+        "PutObjectLegalHold": {**of, "LegalHold": {"Status": "OFF"}},
+        "UploadPart": {**of, "UploadId": upload, "PartNumber": 1}, "ListParts": {**of, "UploadId": upload},
+        "AbortMultipartUpload": {**of, "UploadId": upload}, "CompleteMultipartUpload": {**of, "UploadId": upload, "MultipartUpload": parts},
+        "ListObjectsV2": {"Bucket": "data"}, "ListObjectVersions": {"Bucket": "data"}, "ListMultipartUploads": {"Bucket": "data"},
+        "DeleteObjects": {"Bucket": "data", "Delete": {"Objects": [{"Key": "k"}]}}, "HeadBucket": {"Bucket": "data"},
+    }
+    for name, arguments in calls.items():
+        cloud.control("DELETE", "faults")
+        cloud.fault(f"s3:{name}", "fail", match={"bucket": "data"}, error="SlowDown", status=503)
+        method = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name.replace("V2", "_v2"))[1:]
+        with pytest.raises(ClientError, match="SlowDown|503"):
+            getattr(s3, method)(**arguments)
+        assert hits(cloud) == [1], name
+
+
+def test_some_may_pass_before_a_fault_strikes_and_a_star_means_any_call(cloud, s3):
+    cloud.fault("s3:*", "fail", match={"key": "k*"}, error="SlowDown", status=503, skip=2, times=1)
+    s3.put_object(Bucket="data", Key="k1", Body=b"x")
+    s3.head_object(Bucket="data", Key="k1")
+    with pytest.raises(ClientError, match="SlowDown"):
+        s3.get_object(Bucket="data", Key="k1")
+    s3.get_object(Bucket="data", Key="k1")
+
+
 def test_s3_alone_for_tests_that_need_nothing_else(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

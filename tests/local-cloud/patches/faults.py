@@ -1,7 +1,8 @@
 """Faults that a test orders: what the next matching call or event suffers, and how often.
 
-A fault names its place, `ssm:SendCommand` for a call or `event:aws.ssm` for an event, what has to match
-in the request or in the event's detail, its effect and how many times it strikes (no `times`: for ever).
+A fault names its place, `ssm:SendCommand` for a call (`ssm:*` for any) or `event:aws.ssm` for an event, what has to match
+in the request or in the event's detail (`*` stands for anything), its effect, how many matching ones it lets pass
+first (`skip`) and how many times it then strikes (no `times`: for ever).
 
 effects on a call:   fail         refused with `error`; nothing was done
                      lose-reply   done, but the caller hears an internal error (an SDK will try again)
@@ -11,6 +12,8 @@ effects on an event: lose, double, delay (`seconds`), hold (until released, see 
 
 `lambda:Invoke` strikes wherever the call comes from: the API, a state machine (which sees Lambda.Unknown for a
 lost reply), a rule or a schedule (where `fail` means that the event never arrives).
+
+S3's calls are named as its API names them, `s3:PutObject`, `s3:UploadPart`; what matches is `bucket`, `key` and `method`.
 """
 
 import asyncio
@@ -18,6 +21,7 @@ import json
 import threading
 import time
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from urllib.parse import parse_qs, unquote
 
 from ministack.core.responses import error_response_json
@@ -33,11 +37,13 @@ class Fault:
     on: str
     effect: str
     match: dict = field(default_factory=dict)
+    skip: int = 0
     times: int | None = None
     error: str = "InternalError"
     message: str = "ordered by the test"
     status: int = 400
     seconds: float = 0.5
+    passed: int = 0
     hits: int = 0
 
     def __post_init__(self):
@@ -46,10 +52,24 @@ class Fault:
             raise ValueError(f"{self.on} knows {', '.join(allowed)}, not {self.effect!r}")
 
     def strikes(self, place: str, facts: dict) -> bool:
-        if self.on != place or (self.times is not None and self.hits >= self.times):
+        """Whether this one is struck; one that is let pass is counted."""
+        if not fnmatchcase(place, self.on) or (self.times is not None and self.hits >= self.times):
             return False
-        return all(facts.get(key) in (wanted if isinstance(wanted, list) else [wanted])
-                   for key, wanted in self.match.items())
+        if not all(_matches(facts.get(key), wanted) for key, wanted in self.match.items()):
+            return False
+        if self.passed < self.skip:
+            self.passed += 1
+            return False
+        self.hits += 1
+        return True
+
+
+def _matches(found, wanted) -> bool:
+    if isinstance(wanted, list):
+        return any(_matches(found, one) for one in wanted)
+    if isinstance(wanted, str) and "*" in wanted:
+        return isinstance(found, str) and fnmatchcase(found, wanted)
+    return found == wanted
 
 
 class Faults:
@@ -69,7 +89,6 @@ class Faults:
         with self._lock:
             for fault in self._faults:
                 if fault.strikes(place, facts):
-                    fault.hits += 1
                     return fault
         return None
 
@@ -110,6 +129,35 @@ def invocation_of(function: str) -> dict:
     return {"FunctionName": function.rsplit(":function:", 1)[-1].split(":", 1)[0]}
 
 
+# Of a key's calls and of a bucket's, the operation by method; where a parameter of the query tells it, by that first.
+_S3_OF_KEY = {
+    ("GET", "uploadId"): "ListParts", ("GET", "retention"): "GetObjectRetention", ("GET", "attributes"): "GetObjectAttributes",
+    ("GET", "tagging"): "GetObjectTagging", ("GET", "legal-hold"): "GetObjectLegalHold", ("GET", None): "GetObject",
+    ("PUT", "partNumber"): "UploadPart", ("PUT", "retention"): "PutObjectRetention", ("PUT", "tagging"): "PutObjectTagging",
+    ("PUT", "legal-hold"): "PutObjectLegalHold", ("PUT", None): "PutObject",
+    ("POST", "uploads"): "CreateMultipartUpload", ("POST", "uploadId"): "CompleteMultipartUpload",
+    ("HEAD", None): "HeadObject", ("DELETE", "uploadId"): "AbortMultipartUpload", ("DELETE", None): "DeleteObject",
+}
+_S3_OF_BUCKET = {
+    ("GET", "uploads"): "ListMultipartUploads", ("GET", "versions"): "ListObjectVersions", ("GET", "list-type"): "ListObjectsV2",
+    ("GET", None): "GetBucket", ("POST", "delete"): "DeleteObjects", ("HEAD", None): "HeadBucket", ("PUT", None): "PutBucket",
+    ("DELETE", None): "DeleteBucket",
+}
+
+
+def _s3_call(method, path, _headers, _body, query):
+    bucket, _, key = unquote(path).lstrip("/").partition("/")
+    table = _S3_OF_KEY if key else _S3_OF_BUCKET
+    told = next((name for verb, name in table if verb == method and name in query), None)
+    return table.get((method, told), method), {"bucket": bucket, "key": key, "method": method}
+
+
+def _s3_error(code, message, status):
+    from ministack.services import s3
+
+    return s3._error(code, message, status)
+
+
 def _query_error(code, message, status):
     from ministack.services import ec2
 
@@ -117,7 +165,7 @@ def _query_error(code, message, status):
 
 
 def install() -> None:
-    from ministack.services import dynamodb, ec2, eventbridge, kms, lambda_svc, ssm, stepfunctions
+    from ministack.services import dynamodb, ec2, eventbridge, kms, lambda_svc, s3, ssm, stepfunctions
 
     for module, service, parse, refuse in (
         (ssm, "ssm", _json_call, error_response_json),
@@ -127,24 +175,32 @@ def install() -> None:
         (eventbridge, "events", _json_call, error_response_json),
         (lambda_svc, "lambda", _lambda_call, error_response_json),
         (ec2, "ec2", _query_call, _query_error),
+        (s3, "s3", _s3_call, _s3_error),
     ):
         replace(module, "handle_request", lambda inner, s=service, p=parse, r=refuse: _guarded(inner, s, p, r))
     replace(stepfunctions, "_call_lambda", _called_by_a_machine)
 
 
 def _guarded(inner, service, parse, refuse):
-    async def handle_request(method, path, headers, body, query_params):
+    async def handle_request(method, path, headers, body, query_params, **more):
+        def refused(code, message, status):
+            answer = refuse(code, message, status)
+            return (*answer[:2], b"") if method == "HEAD" else answer
+
+        async def call():
+            return await inner(method, path, headers, body, query_params, **more)
+
         action, facts = parse(method, path, headers, body, query_params)
         fault = faults.take(f"{service}:{action}", facts)
         if fault is None:
-            return await inner(method, path, headers, body, query_params)
+            return await call()
         if fault.effect == "fail":
-            return refuse(fault.error, fault.message, fault.status)
-        reply = await inner(method, path, headers, body, query_params)
+            return refused(fault.error, fault.message, fault.status)
+        reply = await call()
         if fault.effect == "lose-reply":
-            return refuse("InternalError", "the reply was lost", 500)
+            return refused("InternalError", "the reply was lost", 500)
         if fault.effect == "double":
-            return await inner(method, path, headers, body, query_params)
+            return await call()
         await asyncio.sleep(fault.seconds)
         return reply
 
