@@ -243,6 +243,18 @@ def test_lost_reply_of_start_execution_leaves_the_execution(cloud):
     assert len(sfn.list_executions(stateMachineArn=arn)["executions"]) == 1
 
 
+def test_start_execution_again_is_the_one_that_runs_and_nothing_else_has_its_name(cloud):
+    sfn, arn = cloud.client("stepfunctions"), machine(cloud, {"W": {"Type": "Wait", "Seconds": 60, "End": True}})
+    request = {"stateMachineArn": arn, "name": "once", "input": "{}"}
+    first = sfn.start_execution(**request)
+    assert {**sfn.start_execution(**request), "ResponseMetadata": 0} == {**first, "ResponseMetadata": 0}
+    for other in ({"input": '{"a":1}'}, None):
+        if other is None:
+            sfn.stop_execution(executionArn=first["executionArn"])
+        with pytest.raises(sfn.exceptions.ExecutionAlreadyExists):
+            sfn.start_execution(**{**request, **(other or {})})
+
+
 def test_succeed_gives_its_jsonata_output(cloud):
     states = {"P": {"Type": "Pass", "Assign": {"kept": "{% $states.input.a %}"}, "Output": "other", "Next": "End"},
               "End": {"Type": "Succeed", "Output": "{% {'kept': $kept, 'input': $states.input} %}"}}
@@ -274,3 +286,24 @@ def test_a_machine_feels_a_fault_of_its_function(cloud, effect, calls, end):
     cloud.fault("lambda:Invoke", effect, match={"FunctionName": "f"}, error="TooManyRequests", seconds=0.1)
     done = ended(cloud, start(cloud, machine(cloud, {"Call": CALLS})))
     assert done.get("error") == end and seen() == ["called"] * calls
+
+
+@pytest.mark.parametrize("effect, calls, end", [
+    ("fail", 0, "TooManyRequests"), ("lose-reply", 1, "Lambda.Unknown"), ("double", 2, None), ("delay-reply", 1, None)])
+def test_a_fault_strikes_the_work_of_one_state_of_one_machine(cloud, effect, calls, end):
+    seen = tokens(cloud)
+    cloud.fault("task:Call", effect, match={"machine": "struck"}, error="TooManyRequests", seconds=0.1)
+    done = ended(cloud, start(cloud, machine(cloud, {"Before": {**CALLS, "Next": "Call", "End": False}, "Call": CALLS}, name="struck")))
+    assert done.get("error") == end and seen() == ["called"] * (1 + calls)
+    assert ended(cloud, start(cloud, machine(cloud, {"Call": CALLS}, name="other")))["status"] == "SUCCEEDED"
+
+
+def test_a_fault_strikes_work_that_is_no_function_and_work_in_a_map(cloud):
+    child = machine(cloud, {"P": {"Type": "Pass", "End": True}}, name="child")
+    nested = {"Type": "Task", "Resource": "arn:aws:states:::states:startExecution.sync:2", "End": True, "Parameters": {"StateMachineArn": child}}
+    states = {"Each": {"Type": "Map", "End": True, "ItemProcessor": {"StartAt": "Nested", "States": {"Nested": nested}}}}
+    run = machine(cloud, states, name="parent")
+    cloud.fault("task:Nested", "lose-reply", match={"machine": "parent"}, times=1)
+    arn = cloud.client("stepfunctions").start_execution(stateMachineArn=run, input="[1]")["executionArn"]
+    assert ended(cloud, arn)["error"] == "States.TaskFailed"
+    assert len(cloud.client("stepfunctions").list_executions(stateMachineArn=child)["executions"]) == 1

@@ -13,6 +13,9 @@ effects on an event: lose, double, delay (`seconds`), hold (until released, see 
 `lambda:Invoke` strikes wherever the call comes from: the API, a state machine (which sees Lambda.Unknown for a
 lost reply), a rule or a schedule (where `fail` means that the event never arrives).
 
+`task:<state>` strikes the work of a machine's task, whatever it calls (for a task that waits for its token: what hands
+the token on); what matches is `machine` and `state`. A lost reply is Lambda.Unknown, or States.TaskFailed.
+
 S3's calls are named as its API names them, `s3:PutObject`, `s3:UploadPart`; what matches is `bucket`, `key` and `method`.
 """
 
@@ -179,6 +182,7 @@ def install() -> None:
     ):
         replace(module, "handle_request", lambda inner, s=service, p=parse, r=refuse: _guarded(inner, s, p, r))
     replace(stepfunctions, "_call_lambda", _called_by_a_machine)
+    replace(stepfunctions, "_invoke_resource", _work_of_a_task)
 
 
 def _guarded(inner, service, parse, refuse):
@@ -208,20 +212,33 @@ def _guarded(inner, service, parse, refuse):
 
 
 def _called_by_a_machine(call):
-    def call_lambda(function, event):
-        from ministack.services import stepfunctions
+    return lambda function, event: _struck(
+        faults.take("lambda:Invoke", invocation_of(function)), lambda: call(function, event), "Lambda.Unknown")
 
-        fault = faults.take("lambda:Invoke", invocation_of(function))
-        if fault is None:
-            return call(function, event)
-        if fault.effect == "fail":
-            raise stepfunctions._ExecutionError(fault.error, fault.message)
-        reply = call(function, event)
-        if fault.effect == "lose-reply":
-            raise stepfunctions._ExecutionError("Lambda.Unknown", "the reply was lost")
-        if fault.effect == "double":
-            return call(function, event)
-        time.sleep(fault.seconds)
-        return reply
 
-    return call_lambda
+def _work_of_a_task(invoke):
+    def work(resource, input_data):
+        from . import stepfunctions
+
+        task = stepfunctions.current_task.get()
+        fault = faults.take(f"task:{task['state']}", task) if task else None
+        return _struck(fault, lambda: invoke(resource, input_data), "Lambda.Unknown" if ":lambda:" in resource else "States.TaskFailed")
+
+    return work
+
+
+def _struck(fault: Fault | None, call, lost: str):
+    """A call in a machine's thread, and what the fault makes of it."""
+    from ministack.services import stepfunctions
+
+    if fault is None:
+        return call()
+    if fault.effect == "fail":
+        raise stepfunctions._ExecutionError(fault.error, fault.message)
+    reply = call()
+    if fault.effect == "lose-reply":
+        raise stepfunctions._ExecutionError(lost, "the reply was lost")
+    if fault.effect == "double":
+        return call()
+    time.sleep(fault.seconds)
+    return reply

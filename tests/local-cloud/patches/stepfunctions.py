@@ -8,6 +8,7 @@
 - StopExecution, and the machine's time-out, end waiting tasks, Wait states, retry pauses and nested
   executions started with .sync
 - a nested execution's changes of status are events too
+- StartExecution again, with the name and the input of an execution that runs, is that execution
 - Output of a Succeed state in JSONata
 - MaxDelaySeconds of a retrier; waits of more than a minute between retries are not cut to one
 
@@ -34,6 +35,8 @@ _current: contextvars.ContextVar["_Run | None"] = contextvars.ContextVar("local_
 _limits: contextvars.ContextVar[dict] = contextvars.ContextVar("local_cloud_limits", default={})
 _nested: contextvars.ContextVar["list[str] | None"] = contextvars.ContextVar("local_cloud_nested", default=None)
 _closed_tokens: set[str] = set()
+# The task whose work this thread does: {"machine", "state"}. faults.py asks for it.
+current_task: contextvars.ContextVar["dict | None"] = contextvars.ContextVar("local_cloud_task", default=None)
 
 
 class _Over(SystemExit):
@@ -80,7 +83,7 @@ def install() -> None:
         "_execute_task": _execute_task, "_run_sub_machine": _run_sub_machine, "_scaled_sleep": _scaled_sleep,
         "_invoke_resource": _invoke_resource, "_invoke_with_callback": _invoke_with_callback,
         "_apply_output_path": _apply_output_path, "_find_matching_retrier": _find_matching_retrier,
-        "_start_sync_execution": _start_sync_execution,
+        "_start_sync_execution": _start_sync_execution, "_start_execution": _start_execution,
         "_send_task_success": _send_task, "_send_task_failure": _send_task, "_send_task_heartbeat": _send_task,
         "reset": _reset,
     }.items():
@@ -149,6 +152,20 @@ def _stop_execution(stop):
         return reply
 
     return stop_execution
+
+
+def _start_execution(start):
+    def start_execution(data):
+        reply = start(data)
+        if reply[0] == 200 or b"ExecutionAlreadyExists" not in reply[2]:
+            return reply
+        machine = data["stateMachineArn"].rsplit(":", 1)[-1]
+        execution = next((e for e in sfn._executions.values() if e["name"] == data["name"] and f":{machine}:" in e["executionArn"]), None)
+        if execution is None or execution["status"] != "RUNNING" or execution["input"] != data.get("input", "{}"):
+            return reply
+        return sfn.json_response({"executionArn": execution["executionArn"], "startDate": execution["startDate"]})
+
+    return start_execution
 
 
 def _start_sync_execution(start):
@@ -243,6 +260,7 @@ def _execute_task(execute):
         limits = {name: _seconds(name, state_def, raw_input, ctx) for name in ("TimeoutSeconds", "HeartbeatSeconds")}
         nested: list[str] = []
         tokens = _limits.set(limits), _nested.set(nested)
+        task = current_task.set({"machine": ctx["StateMachine"]["Name"], "state": ctx["State"]["Name"]})
         # Only a task's own limits reach the engine, as numbers: it knows neither paths nor expressions.
         resolved = {key: value for key, value in state_def.items() if key not in ("TimeoutSecondsPath", "TimeoutSeconds")}
         if limits["TimeoutSeconds"] is not None:
@@ -254,6 +272,7 @@ def _execute_task(execute):
         finally:
             _limits.reset(tokens[0])
             _nested.reset(tokens[1])
+            current_task.reset(task)
             _stop_all(nested)  # a time-out of the task leaves none behind
 
     return execute_task
