@@ -93,6 +93,7 @@ async def _serve(listener: socket.socket, stop: threading.Event, ready: dict) ->
 
     import control
     import patches
+    from patches import kills
 
     patches.apply()
     config = Config()
@@ -106,7 +107,7 @@ async def _serve(listener: socket.socket, stop: threading.Event, ready: dict) ->
             await asyncio.sleep(0.05)
 
     asyncio.get_running_loop().call_later(0.05, _announce, ready)
-    await serve(control.in_front_of(app), config, shutdown_trigger=stopped)
+    await serve(control.in_front_of(kills.in_front_of(app)), config, shutdown_trigger=stopped)
 
 
 def _announce(ready: dict) -> None:

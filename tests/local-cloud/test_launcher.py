@@ -129,3 +129,27 @@ def test_failing_call_matches_its_request_and_stops_after_its_times(cloud):
     with pytest.raises(client.exceptions.TooManyRequestsException):
         client.invoke(FunctionName="f")
     assert client.invoke(FunctionName="f")["Payload"].read() == b"1"
+
+
+@pytest.mark.parametrize(("effect", "done"), [("kill-before", 1), ("kill-after", 2)])
+def test_function_is_killed_at_its_nth_call_and_the_next_invocation_is_another_process(cloud, effect, done):
+    cloud.function("writer", bootstrap(
+        "import boto3\n"
+        "for n in range(event['calls']):\n"
+        "    boto3.client('s3').put_object(Bucket='calls', Key=str(n), Body=b'x')\n"
+        "return os.getpid()"))
+    cloud.client("s3").create_bucket(Bucket="calls", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    client = cloud.client("lambda")
+    keys = lambda: len(cloud.client("s3").list_objects_v2(Bucket="calls").get("Contents", []))
+    first = json.load(client.invoke(FunctionName="writer", Payload=b'{"calls": 0}')["Payload"])
+    cloud.fault("function:writer", effect, skip=1, times=1)
+    cloud.fault("function:another", effect)
+    killed = client.invoke(FunctionName="writer", Payload=b'{"calls": 3}')
+    assert killed["FunctionError"] and json.load(killed["Payload"])["errorType"] == "Runtime.ExitError"
+    assert keys() == done
+    again = json.load(client.invoke(FunctionName="writer", Payload=b'{"calls": 3}')["Payload"])
+    assert again != first and keys() == 3
+    ordered = cloud.control("GET", "faults")
+    assert [(fault["hits"], fault["last"]) for fault in ordered] == [(1, "PUT /calls/1"), (0, "")]
+    with pytest.raises(Exception, match="HTTP Error 400"):
+        cloud.fault("function:writer", "lose-reply")

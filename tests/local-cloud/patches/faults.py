@@ -8,6 +8,9 @@ effects on a call:   fail         refused with `error`; nothing was done
                      lose-reply   done, but the caller hears an internal error (an SDK will try again)
                      delay-reply  done, the answer comes `seconds` later: events may overtake it
                      double       done twice; the caller gets the second answer
+effects on a function, `function:highwater-prune`, at a call of its own of whichever service (see kills.py):
+                     kill-before  its process gets SIGKILL, and the call is not carried out
+                     kill-after   the call is carried out, and the process gets SIGKILL before it hears of it
 effects on an event: lose, double, delay (`seconds`), hold (until released, see events.py)
 
 `lambda:Invoke` strikes wherever the call comes from: the API, a state machine (which sees Lambda.Unknown for a
@@ -32,6 +35,7 @@ from ministack.core.responses import error_response_json
 from . import replace
 
 CALL_EFFECTS = ("fail", "lose-reply", "delay-reply", "double")
+FUNCTION_EFFECTS = ("kill-before", "kill-after")
 EVENT_EFFECTS = ("lose", "double", "delay", "hold")
 
 
@@ -48,9 +52,10 @@ class Fault:
     seconds: float = 0.5
     passed: int = 0
     hits: int = 0
+    last: str = ""  # the call of a function that was struck last
 
     def __post_init__(self):
-        allowed = EVENT_EFFECTS if self.on.startswith("event:") else CALL_EFFECTS
+        allowed = {"event": EVENT_EFFECTS, "function": FUNCTION_EFFECTS}.get(self.on.split(":")[0], CALL_EFFECTS)
         if self.effect not in allowed:
             raise ValueError(f"{self.on} knows {', '.join(allowed)}, not {self.effect!r}")
 
@@ -64,6 +69,7 @@ class Fault:
             self.passed += 1
             return False
         self.hits += 1
+        self.last = facts.get("call", "")
         return True
 
 
