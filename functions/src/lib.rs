@@ -1,4 +1,4 @@
-//! Highwater's Lambda functions: a module each, and a thin binary each that builds the clients and hands over.
+//! Highwater's Lambda functions: a module each, and a thin binary each ([`mains`]) that builds the clients and hands over.
 #![warn(missing_docs)]
 
 pub mod consent;
@@ -8,6 +8,7 @@ pub mod error;
 pub mod finish_backup;
 pub mod finish_promote;
 pub mod launch_drill;
+pub mod mains;
 pub mod metrics;
 pub mod plan_restore;
 pub mod promote;

@@ -8,6 +8,7 @@ use lambda_runtime::{Diagnostic, Error, LambdaEvent, run, service_fn};
 use serde::Serialize;
 use serde_json::Value;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 /// The environment's variables, read when they are needed: a missing one is a named error of each invocation, while a
@@ -58,33 +59,45 @@ impl Common {
     }
 }
 
+/// An event's work.
+type Handled = Pin<Box<dyn Future<Output = Result<Value, FunctionError>> + Send>>;
+
 /// Runs a function until its environment ends. `build` runs once and makes what `handle` gets with every event.
 ///
 /// # Errors
 /// The runtime's own.
-pub async fn serve<State, Built, Handled, Answer>(
+pub fn serve<State, Built, Work, Answer>(
     build: impl FnOnce(Common) -> Built,
-    handle: impl Fn(Arc<State>, Value) -> Handled,
+    handle: impl Fn(Arc<State>, Value) -> Work + Send + Sync + 'static,
 ) -> Result<(), Error>
 where
+    State: Send + Sync + 'static,
     Built: Future<Output = Result<State, FunctionError>>,
-    Handled: Future<Output = Result<Answer, FunctionError>>,
+    Work: Future<Output = Result<Answer, FunctionError>> + Send + 'static,
     Answer: Serialize,
 {
     lambda_runtime::tracing::init_default_subscriber();
-    let state = match Common::from_environment().await {
-        Ok(common) => build(common).await.map(Arc::new),
-        Err(error) => Err(error),
-    };
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let state = match Common::from_environment().await {
+            Ok(common) => build(common).await.map(Arc::new),
+            Err(error) => Err(error),
+        };
+        answer(Box::new(move |event| {
+            let work = state.clone().map(|state| handle(state, event));
+            Box::pin(async move {
+                let answer = work?.await?;
+                serde_json::to_value(answer).map_err(|e| FunctionError::new(Name::Permanent, format!("write the answer as JSON: {e}")))
+            })
+        }))
+        .await
+    })
+}
+
+/// Answers events by `handle`: one type for all functions, which is compiled once.
+async fn answer(handle: Box<dyn Fn(Value) -> Handled + Send + Sync>) -> Result<(), Error> {
     run(service_fn(|event: LambdaEvent<Value>| {
-        let handled = state.clone().map(|state| Box::pin(handle(state, event.payload)));
-        async move {
-            let answer = match handled {
-                Ok(handled) => handled.await,
-                Err(error) => Err(error),
-            };
-            answer.inspect_err(|error| tracing::error!(name = ?error.name, "{}", error.message)).map_err(Diagnostic::from)
-        }
+        let handled = handle(event.payload);
+        async move { handled.await.inspect_err(|error| tracing::error!(name = ?error.name, "{}", error.message)).map_err(Diagnostic::from) }
     }))
     .await
 }

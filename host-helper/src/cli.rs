@@ -7,7 +7,10 @@ use crate::{backup, doctor, drill, promote, restore};
 use clap::{Parser, Subcommand};
 use highwater_aws::s3::Bucket;
 use highwater_core::{Document, Failure, Sha256};
+use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
 
 /// Backs up, restores, drills and promotes the MySQL or MariaDB server on this host.
 #[derive(Debug, Parser)]
@@ -66,8 +69,30 @@ pub async fn load_document<D: Document>(location: &str, sha256: Option<Sha256>) 
     Ok((parsed.context(Failure::Document, || format!("read {location}"))?, found))
 }
 
+/// The whole program. It stands here because an `async fn` is compiled where it is first polled: the binary is only linked.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.json);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(run(cli)).into(),
+        Err(error) => {
+            tracing::error!(%error, "start the runtime");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs go to standard error: JSON lines, or lines for a person at a terminal. `RUST_LOG` chooses more or less.
+fn start_log(json: bool) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,highwater_host=info,highwater_aws=info"));
+    let terminal = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
+    if json || !terminal { log.json().flatten_event(true).init() } else { log.with_target(false).init() }
+}
+
 /// Runs one command and returns the process's exit code.
-pub async fn run(cli: Cli) -> u8 {
+async fn run(cli: Cli) -> u8 {
     match dispatch(&cli).await {
         Ok(()) => 0,
         Err(error) => report(&error, cli.json),

@@ -352,6 +352,16 @@ impl Cloud {
         }
     }
 
+    /// Loses what lies below a prefix, whatever locked it: a fault of the store.
+    pub fn lose(&self, prefix: &str) {
+        self.end_locks(prefix);
+        for version in block_on(self.bucket().versions(prefix)).expect("list versions") {
+            let path = format!("/{}/{}?versionId={}", self.output("Bucket"), version.key, version.version_id);
+            let (status, answer) = self.http.send("DELETE", &path, &[("authorization", &self.http.scope("s3"))], b"");
+            assert_eq!(status, 204, "{path}: {}", String::from_utf8_lossy(&answer));
+        }
+    }
+
     /// What an AWS client in another process needs.
     pub fn env(&self) -> [(&'static str, String); 5] {
         let key = || "test".to_owned();

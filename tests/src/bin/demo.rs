@@ -1,5 +1,5 @@
-//! `make demo`: the whole way on a local cloud. The template is deployed, schedules back a live database up, a drill proves a
-//! restore point, two people agree to a promotion, the data is replaced and comes back. No account; everything runs below
+//! `make demo`: the whole way on a local cloud. The template is deployed, schedules back a live database up, drills prove two
+//! restore points and find a lost object, two people agree to a promotion, the data is replaced and comes back. No account; everything runs below
 //! temporary directories and is gone at the end, except the documents in `target/demo/`.
 
 use highwater_core::manifest::ManifestV1;
@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Orders in the shop before anything writes: about 60 MB with their index.
-const ORDERS: u64 = 100_000;
+/// Orders in the shop before anything writes: about 250 MB with their index and the server's own files.
+const ORDERS: u64 = 500_000;
 /// Where the documents stay.
 const KEPT: &str = "target/demo";
 
@@ -18,8 +18,10 @@ fn main() {
     let mut demo = Demo::begin();
     demo.back_up();
     demo.drill();
+    let proven = demo.drill_an_older_point();
+    demo.lose_an_object();
     demo.mistakes();
-    demo.promote();
+    demo.promote(&proven);
     demo.roll_back();
     demo.end();
 }
@@ -65,10 +67,10 @@ impl Demo {
         demo
     }
 
-    /// The schedule's time comes three times, while the shop sells.
+    /// The schedule's time comes four times, while the shop sells.
     fn back_up(&mut self) {
         say("Backups by schedule, under the write load");
-        for _ in 0..3 {
+        for _ in 0..4 {
             let before = self.committed().len();
             println!("  # EventBridge Scheduler: the time of backup-orders has come");
             let clock = Instant::now();
@@ -105,6 +107,32 @@ impl Demo {
         self.highwater(&[&["certificate", "verify", path(&certificate)], &beside[..]].concat());
     }
 
+    /// Any restore point can be asked for, not only the newest. Its backup's id.
+    fn drill_an_older_point(&mut self) -> String {
+        let older = text(&self.committed()[2]["backup_id"]);
+        say("A drill of an older restore point");
+        let (clock, ended) = self.execute("drill", &json!({"cluster": "orders", "target": older}));
+        assert_eq!((&ended["status"], &ended["output"]["backup_id"]), (&json!("SUCCEEDED"), &json!(older)), "{ended}");
+        self.row("drill of an older point", "PASSED", clock, older.clone());
+        older
+    }
+
+    /// The store loses an object: the next drill says which, and nothing is called good.
+    fn lose_an_object(&mut self) {
+        say("A fault of the store: the newest backup's data is gone");
+        let newest = self.committed().pop().expect("the newest backup");
+        let manifest = self.manifest(&newest);
+        let object = &manifest.objects[0];
+        self.cloud.lose(&object.key);
+        println!("  lost: {}", object.key);
+        let (clock, ended) = self.execute("drill", &json!({"cluster": "orders"}));
+        assert_eq!(ended["status"], "FAILED", "a drill without its data must fail: {ended}");
+        let cause = ended["cause"].as_str().unwrap_or_default();
+        assert!(cause.contains(&object.key), "the cause must name the object: {cause}");
+        println!("  {}: {cause}", ended["error"].as_str().unwrap_or_default());
+        self.row("drill of damaged data", "FAILED, as it must", clock, "the cause names the object; older points are untouched".into());
+    }
+
     /// What is refused, and in which words.
     fn mistakes(&mut self) {
         say("A mistake in the console");
@@ -114,7 +142,7 @@ impl Demo {
     }
 
     /// An accident, a request, a second person, and the data is back.
-    fn promote(&mut self) {
+    fn promote(&mut self, target: &str) {
         say("An accident: somebody deletes the orders");
         if let Some(load) = self.load.take() {
             let report = load.stop();
@@ -126,7 +154,7 @@ impl Demo {
 
         say("A promotion: alice asks, a drill proves what would come back, bob approves");
         let (alice, bob, clock) = (self.cloud.user("alice"), self.cloud.user("bob"), Instant::now());
-        assert!(self.person("alice", &alice, &["restore", "--cluster", "orders"]), "the request must be taken");
+        assert!(self.person("alice", &alice, &["restore", "--cluster", "orders", "--target", target]), "the request must be taken");
         let request = self.wait("the drill to pass and the question to be asked", |demo| {
             let (_, list) = demo.cloud.call_approval_url(&bob, &json!({"action": "list", "cluster": "orders"}));
             let newest = list["requests"].as_array()?.first()?.clone();
@@ -147,7 +175,7 @@ impl Demo {
         assert_eq!(ended["status"], "SUCCEEDED", "{ended}");
         let promoted = count(&self.db);
         assert!(promoted > 0, "the orders must be back");
-        println!("  -> {promoted} orders are back, as of the newest backup");
+        println!("  -> {promoted} orders are back, as of {target}");
         self.row("promotion", "the orders are back", clock, format!("{promoted} orders; the old data is kept beside them"));
 
         say("The new life of the data begins with a full of its own");
