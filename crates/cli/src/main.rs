@@ -23,7 +23,7 @@ mod show;
 mod status;
 mod write_approval;
 
-use crate::deployment::{ClusterArgs, Context};
+use crate::deployment::Context;
 use crate::error::{Error, Result};
 use clap::{Parser, Subcommand};
 use highwater_core::Failure;
