@@ -76,6 +76,7 @@ impl Scene {
 
     /// Is refused with this code and words, says what to do where there is something to do, and has changed nothing.
     fn refused(&self, args: &[&str], code: i32, words: &str) {
+        self.settle();
         let before = self.everything();
         let ran = self.run(&[&["--json"], args].concat());
         assert_eq!(ran.code, code, "{args:?}: {}{}", ran.stdout, ran.stderr);
@@ -87,8 +88,18 @@ impl Scene {
         assert_eq!(self.everything(), before, "{args:?} changed something");
     }
 
+    fn items(&self) -> Vec<Value> {
+        ["orders", "billing"].iter().flat_map(|cluster| self.cloud.items(cluster)).collect()
+    }
+
+    /// Waits until what follows the end of backups and drills is done; a request stays open until it is decided.
+    fn settle(&self) {
+        let is_open = |item: &Value| !item["open"].is_null() && item["open"] != "approval";
+        wait_for("everything to be closed", || (!self.items().iter().any(is_open)).then_some(()));
+    }
+
     fn everything(&self) -> (Vec<Value>, usize) {
-        let items = ["orders", "billing"].iter().flat_map(|cluster| self.cloud.items(cluster)).collect();
+        let items = self.items();
         (items, self.cloud.executions("drill").len() + self.cloud.executions("restore-primary").len())
     }
 
@@ -127,7 +138,6 @@ fn an_operator_backs_up_drills_looks_and_fetches() {
     assert_eq!(clusters[1]["needs"][0]["need"], "backups-overdue");
     assert_eq!(clusters[1]["rto"]["target_seconds"], json!(3600));
     scene.text(&["backups", "--cluster", "orders"], &["has no backup yet", "highwater backup now --cluster orders"]);
-    let nothing = ["backups", "show", "backup", "drill", "fetch", "prune", "cost", "status"];
     for args in [
         vec!["backups", "--cluster", "order"],
         vec!["show", "20261122T020000Z-full-4f7c", "--cluster", "order"],
@@ -138,7 +148,6 @@ fn an_operator_backs_up_drills_looks_and_fetches() {
         vec!["cost", "--cluster", "order"],
         vec!["status", "--cluster", "order"],
     ] {
-        assert!(nothing.contains(&args[0]));
         scene.refused(&args, 11, "it has billing, orders");
     }
     scene.refused(&["drill", "--cluster", "orders"], 11, "cluster orders has no committed backup");
@@ -333,13 +342,6 @@ fn promotion(scene: &Scene, db: &MariaDb) {
     scene.text(&["approvals", "--cluster", "orders"], &["no request for a promotion of orders", "you are "]);
     scene.refused(&["restore", "--cluster", "orders", "--target", "lsn:1"], 11, "the earliest restore point");
 
-    // Asked for and withdrawn.
-    let asked = scene.value(&["restore", "--cluster", "orders", "--no-wait"]);
-    let withdrawn = text(&asked["request_id"]);
-    scene.text(&["deny", "--cluster", "orders", "--request", withdrawn, "--reason", "a mistake"], &["is denied"]);
-    let followed = scene.run(&["--json", "follow", withdrawn, "--cluster", "orders"]);
-    assert_eq!((followed.code, &followed.json()["reason"]), (17, &json!("denied")), "{}", followed.stderr);
-
     // Asked for, drilled, approved by somebody else, promoted: one command follows all of it.
     let child = scene.command(&scene.operator, &["--json", "restore", "--cluster", "orders"]);
     let follower = std::thread::spawn(move || {
@@ -362,7 +364,7 @@ fn promotion(scene: &Scene, db: &MariaDb) {
     let (said, told) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     let promoted: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}{told}"));
     assert_eq!((output.status.code(), &promoted["outcome"]), (Some(0), &json!("promoted")), "{said}{told}");
-    for step in ["being drilled", "waits for votes", "promoting"] {
+    for step in ["being drilled", "waits for votes"] {
         assert!(told.contains(step), "nothing was told of {step}: {told}");
     }
     assert_eq!(db.value::<u64>("SELECT COUNT(*) FROM shop.orders"), 3);
@@ -370,6 +372,13 @@ fn promotion(scene: &Scene, db: &MariaDb) {
         let newest = scene.value(&["backups", "--cluster", "orders", "--limit", "1"])["backups"][0].clone();
         (newest["state"] == "committed" && newest["finished_at"].is_string()).then_some(())
     });
+
+    // Asked for again, and withdrawn.
+    let asked = scene.value(&["restore", "--cluster", "orders", "--no-wait"]);
+    let withdrawn = text(&asked["request_id"]);
+    scene.text(&["deny", "--cluster", "orders", "--request", withdrawn, "--reason", "a mistake"], &["is denied"]);
+    let followed = scene.run(&["--json", "follow", withdrawn, "--cluster", "orders"]);
+    assert_eq!((followed.code, &followed.json()["reason"]), (17, &json!("denied")), "{}", followed.stderr);
 }
 
 /// A chain whose restore is expected to take longer than the cluster may be without its data is not continued.

@@ -131,7 +131,7 @@ pub(crate) async fn until_ended<T>(followed: &Followed<'_>, cx: &Context, mut lo
     }
 }
 
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Looks in a row that may get no answer: after the client's own retries that is minutes.
 const LOST_LOOKS: u32 = 10;
 /// Without a terminal the same step is said again after this long: a log shows that it goes on.
