@@ -11,7 +11,7 @@ use crate::error::{FunctionError, Name};
 use crate::plan_restore::Drill;
 use crate::serve::{Common, variable};
 use highwater_aws::catalog::CatalogTable;
-use highwater_aws::catalog::drills::{DrillRecord, State};
+use highwater_aws::catalog::drills::{DrillRecord, LaunchedOn, State};
 use highwater_aws::ec2::{Ec2, Launch, Launched, Volume};
 use highwater_aws::s3::{Bucket, StoreErrorKind};
 use highwater_aws::ssm::Ssm;
@@ -173,7 +173,11 @@ impl LaunchDrill {
                 ],
             };
             match self.ec2.launch(&request).await? {
-                Launched::Instance(instance) => return Ok((record, launch, instance)),
+                Launched::Instance(instance) => {
+                    let (instance_type, volume_gib) = (instance_type.to_owned(), drill_host::volume_gib(&plan));
+                    let launched = Some(LaunchedOn { instance_type, volume_gib, at: Timestamp::now() });
+                    return Ok((DrillRecord { launched, ..record }, launch, instance));
+                }
                 Launched::NoCapacity(why) => {
                     tracing::warn!(drill_id = %record.drill_id, instance_type, subnet, why, "no instance to be had here");
                     lacks.push(format!("{instance_type} in {subnet}: {why}"));

@@ -125,6 +125,7 @@ impl PlanRestore {
             backup_id: plan.point.backup_id.clone(),
             plan: at,
             planned_at: started,
+            launched: None,
             state: State::Planned,
             open: Some(DrillRecord::OPEN.to_owned()),
         };

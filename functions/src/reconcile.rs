@@ -5,6 +5,7 @@
 //! twice, beside itself and beside the functions it stands in for (I4).
 
 mod backups;
+mod cost;
 mod drills;
 mod overdue;
 mod promotions;
@@ -72,6 +73,7 @@ impl Reconcile {
             Box::pin(self.drills()).await,
             Box::pin(self.promotions()).await,
             Box::pin(self.overdue()).await,
+            Box::pin(self.cost()).await,
         ];
         let (mut did, mut errors) = (Vec::new(), Vec::new());
         for part in parts {

@@ -18,7 +18,7 @@ use highwater_core::certificate::{CERTIFICATE_NAME, CertificateV1, Drilled, SIGN
 use highwater_core::drill::{DrillReportV1, Outcome};
 use highwater_core::ids::drill_prefix;
 use highwater_core::plan::RestorePlanV1;
-use highwater_core::rto::is_of_restore;
+use highwater_core::rto::{Measured, is_of_restore};
 use highwater_core::{BackupId, ClusterId, Document, DrillId, Pinned, Sha256};
 use highwater_pages::{CertificateView, drill_report};
 use jiff::Timestamp;
@@ -220,6 +220,7 @@ impl RecordDrill {
             report: report_at,
             certificate: at,
             finished_at: report.finished_at,
+            measured: Measured::of(&self.plan(&record).await?, report),
             passed_at: Timestamp::now(),
         };
         let record = self.catalog.pass_drill(&record, passed).await?;

@@ -14,6 +14,7 @@ use highwater_aws::ssm::{Command, Ssm, comment};
 use highwater_core::cluster::ClusterConfigV1;
 use highwater_core::ids::cluster_prefix;
 use highwater_core::lease::{Holder, Lease, LeaseHeld, Purpose};
+use highwater_core::rto::Measured;
 use highwater_core::schedule::{Decision, Force, NextFacts, next_backup};
 use highwater_core::{BackupId, BackupKind, ClusterId, Document, Failure, Sha256};
 use jiff::{SignedDuration, Timestamp};
@@ -206,12 +207,22 @@ impl StartBackup {
     /// Decides, and writes the intent.
     async fn begin(&self, event: &Event, config: &ClusterConfigV1, lease: &Lease, now: Timestamp) -> Result<Answer, Failed> {
         let (cluster, window) = (&event.cluster, self.catalog.window(&event.cluster).await?);
-        let facts = NextFacts { now, nonce: nonce(), source: None, tool: None, owed: window.head.owed.as_ref(), force: event.force };
-        let decision = next_backup(&window.catalog, config.backup.policy(), facts);
+        let measured = self.measured(config).await?;
+        let (owed, force) = (window.head.owed.as_ref(), event.force);
+        let facts = NextFacts { now, nonce: nonce(), source: None, tool: None, owed, force, measured: &measured };
+        let decision = next_backup(&window.catalog, config.policy(), facts);
         let (taken, record) = self.intent(&window, lease, &decision, event.force, config, now)?;
         self.catalog.begin_backup(&window, (lease, &taken), &record, event.once.as_deref()).await?;
         tracing::info!(%cluster, backup_id = %decision.backup_id, token = taken.token, "begun: {}", decision.reason);
         self.send(record, config, Sent::NotYet).await
+    }
+
+    /// What drills measured, where a target makes it matter.
+    async fn measured(&self, config: &ClusterConfigV1) -> Result<Vec<Measured>, CatalogError> {
+        match config.rto_minutes {
+            Some(_) => self.catalog.measured(&config.cluster).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// The record of a decision, and the lease it needs.

@@ -52,7 +52,7 @@ impl World {
 
     /// What start-backup writes.
     fn record(&self, window: &Window, token: u64, force: Force) -> BackupRecord {
-        let facts = NextFacts { now: self.now, nonce: 7, source: None, tool: None, owed: window.head.owed.as_ref(), force };
+        let facts = NextFacts { now: self.now, nonce: 7, source: None, tool: None, owed: window.head.owed.as_ref(), force, measured: &[] };
         let decision = next_backup(&window.catalog, SchedulePolicy { max_incrementals: 3, ..SchedulePolicy::default() }, facts);
         let request = decision.request(&window.catalog, "backups", self.now, SignedDuration::from_hours(1));
         let asked = Asked {

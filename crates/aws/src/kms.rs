@@ -25,6 +25,16 @@ impl SigningKey {
         &self.arn
     }
 
+    /// Its public half, DER (SubjectPublicKeyInfo).
+    ///
+    /// # Errors
+    /// Those of the service.
+    pub async fn public_key(&self) -> Result<Vec<u8>, CallError> {
+        let sent = self.client.get_public_key().key_id(&self.arn).send().await;
+        let answer = sent.map_err(|e| CallError::of("kms:GetPublicKey", &self.arn, e))?;
+        Ok(answer.public_key.map(Blob::into_inner).unwrap_or_default())
+    }
+
     /// The DER signature of the bytes with this digest. Twice, it is two different signatures.
     ///
     /// # Errors

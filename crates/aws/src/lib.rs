@@ -12,6 +12,12 @@ pub mod table;
 #[cfg(feature = "dynamodb")]
 pub mod catalog;
 
+#[cfg(feature = "dynamodb")]
+pub mod cost;
+
+#[cfg(feature = "dynamodb")]
+pub mod status;
+
 #[cfg(feature = "ssm")]
 pub mod ssm;
 

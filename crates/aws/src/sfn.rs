@@ -42,6 +42,17 @@ pub enum ExecutionStatus {
     Gone,
 }
 
+/// An execution, as far as whoever follows it looks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Execution {
+    /// How it is.
+    pub status: ExecutionStatus,
+    /// The name of the error that it failed with.
+    pub error: Option<String>,
+    /// What that was about.
+    pub cause: Option<String>,
+}
+
 impl Executions {
     /// The client of a configuration.
     pub fn new(config: &SdkConfig) -> Self {
@@ -85,15 +96,29 @@ impl Executions {
     /// # Errors
     /// Those of the service.
     pub async fn status(&self, execution: &str) -> Result<ExecutionStatus, CallError> {
+        Ok(self.describe(execution).await?.status)
+    }
+
+    /// How an execution is, and why it failed.
+    ///
+    /// # Errors
+    /// Those of the service.
+    pub async fn describe(&self, execution: &str) -> Result<Execution, CallError> {
         use aws_sdk_sfn::types::ExecutionStatus as Sdk;
         let sent = self.client.describe_execution().execution_arn(execution).send().await;
         match sent.map_err(|e| CallError::of("states:DescribeExecution", execution, e)) {
-            Ok(answer) => Ok(match answer.status {
-                Sdk::Succeeded => ExecutionStatus::Succeeded,
-                Sdk::Failed | Sdk::TimedOut | Sdk::Aborted => ExecutionStatus::Failed,
-                _ => ExecutionStatus::Running,
-            }),
-            Err(error) if error.kind == CallErrorKind::NotFound => Ok(ExecutionStatus::Gone),
+            Ok(answer) => {
+                let status = match answer.status {
+                    Sdk::Succeeded => ExecutionStatus::Succeeded,
+                    Sdk::Failed | Sdk::TimedOut | Sdk::Aborted => ExecutionStatus::Failed,
+                    _ => ExecutionStatus::Running,
+                };
+                let error = answer.error.or_else(|| (status == ExecutionStatus::Failed).then(|| answer.status.as_str().to_owned()));
+                Ok(Execution { status, error, cause: answer.cause })
+            }
+            Err(error) if error.kind == CallErrorKind::NotFound => {
+                Ok(Execution { status: ExecutionStatus::Gone, error: None, cause: None })
+            }
             Err(error) => Err(error),
         }
     }

@@ -6,6 +6,7 @@ use aws_sdk_ssm::Client;
 use aws_sdk_ssm::config::retry::RetryConfig;
 use aws_sdk_ssm::types::{CommandFilter, CommandFilterKey};
 use highwater_core::cluster::ClusterConfigV1;
+use highwater_core::deployment::DeploymentV1;
 use highwater_core::{BackupId, ClusterId, Document, DocumentError, HostId};
 use jiff::Timestamp;
 use std::collections::HashMap;
@@ -114,6 +115,16 @@ impl Ssm {
     /// See [`ConfigError`].
     pub async fn cluster(&self, path: &str, cluster: &ClusterId) -> Result<ClusterConfigV1, ConfigError> {
         let name = format!("{path}/{cluster}");
+        let answer = self.client.get_parameter().name(&name).send().await.map_err(|e| CallError::of("ssm:GetParameter", &name, e))?;
+        parse(&name, answer.parameter.and_then(|p| p.value).as_deref())
+    }
+
+    /// The deployment of this name, from the parameter that its stack wrote.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub async fn deployment(&self, name: &str) -> Result<DeploymentV1, ConfigError> {
+        let name = DeploymentV1::parameter(name);
         let answer = self.client.get_parameter().name(&name).send().await.map_err(|e| CallError::of("ssm:GetParameter", &name, e))?;
         parse(&name, answer.parameter.and_then(|p| p.value).as_deref())
     }
@@ -227,9 +238,9 @@ impl Ssm {
     }
 }
 
-fn parse(name: &str, value: Option<&str>) -> Result<ClusterConfigV1, ConfigError> {
+fn parse<D: Document>(name: &str, value: Option<&str>) -> Result<D, ConfigError> {
     let error = |source| ConfigError::Document { name: name.to_owned(), source };
-    ClusterConfigV1::parse(value.unwrap_or_default().as_bytes()).map_err(error)
+    D::parse(value.unwrap_or_default().as_bytes()).map_err(error)
 }
 
 #[cfg(test)]

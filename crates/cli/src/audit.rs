@@ -1,6 +1,6 @@
 //! `audit`.
 
-use crate::ClusterArgs;
+use crate::deployment::{ClusterArgs, Context};
 use crate::error::{Error, Result};
 use crate::output::show;
 use highwater_aws::manifests::{head_objects, read_catalog};
@@ -10,13 +10,16 @@ use serde_json::json;
 
 /// Arguments of `audit`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  highwater audit --cluster orders\n  highwater audit --cluster orders --bucket my-backups      # without the control plane"
+)]
 pub(crate) struct AuditArgs {
     #[command(flatten)]
     of: ClusterArgs,
 }
 
-pub(crate) async fn run(args: &AuditArgs, json: bool) -> Result<()> {
-    let bucket = args.of.connect().await;
+pub(crate) async fn run(args: &AuditArgs, cx: &Context) -> Result<()> {
+    let bucket = args.of.connect(cx).await?;
     let catalog = read_catalog(&bucket, &args.of.cluster).await?;
     let heads = head_objects(&bucket, objects_of(&catalog)).await?;
     let audit = audit_catalog(catalog, Some(&heads));
@@ -37,7 +40,7 @@ pub(crate) async fn run(args: &AuditArgs, json: bool) -> Result<()> {
         let weight = if finding.problem.is_broken() { "BROKEN" } else { "weak  " };
         text.push_str(&format!("{weight} {finding}\n"));
     }
-    show(json, &value, &text);
+    show(cx.json, &value, &text);
     match broken {
         0 => Ok(()),
         n => Err(Error::new(Failure::Damaged, format!("cluster {} has {n} broken invariants", args.of.cluster))

@@ -1,12 +1,13 @@
 //! `catalog`: the DynamoDB catalog against the manifests it follows from.
 
-use crate::ClusterArgs;
+use crate::deployment::{ClusterArgs, Context};
 use crate::error::{Error, Result};
 use crate::output::show;
 use highwater_aws::call::sdk_config;
 use highwater_aws::catalog::CatalogTable;
 use highwater_aws::manifests::head_objects;
 use highwater_aws::rebuild::{Comparison, Difference, compare, rebuild};
+use highwater_aws::s3::Bucket;
 use highwater_aws::table::Table;
 use highwater_core::Failure;
 use highwater_core::audit::{Audit, audit_catalog, objects_of};
@@ -24,22 +25,45 @@ pub(crate) enum CatalogCommand {
 
 /// Which catalog.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  highwater catalog audit --cluster orders")]
 pub(crate) struct CatalogArgs {
     #[command(flatten)]
     pub(crate) of: ClusterArgs,
-    /// The catalog's table: the stack's output `Catalog`.
+    /// The catalog's table. Default: the deployment's.
     #[arg(long)]
-    table: String,
+    table: Option<String>,
 }
 
 impl CatalogArgs {
-    pub(crate) async fn connect(&self) -> CatalogTable {
-        CatalogTable::new(Table::new(&sdk_config().await, &self.table))
+    /// Whether something was not given that the deployment knows.
+    pub(crate) fn needs_deployment(&self) -> bool {
+        self.table.is_none() || self.of.bucket.is_none()
+    }
+
+    /// The catalog and the bucket. A cluster that the deployment does not have is refused.
+    pub(crate) async fn connect(&self, cx: &Context) -> Result<(CatalogTable, Bucket)> {
+        let deployment = match self.needs_deployment() {
+            true => Some(cx.deployment().await?),
+            false => None,
+        };
+        if let Some(deployment) = &deployment {
+            deployment.config(&self.of.cluster).await?;
+        }
+        let catalog = match (&self.table, &deployment) {
+            (None, Some(deployment)) => deployment.catalog(),
+            (table, _) => CatalogTable::new(Table::new(&sdk_config().await, table.as_deref().unwrap_or_default())),
+        };
+        let bucket = match (&self.of.bucket, &deployment) {
+            (None, Some(deployment)) => deployment.bucket().await,
+            (bucket, _) => Bucket::connect(bucket.as_deref().unwrap_or_default()).await,
+        };
+        Ok((catalog, bucket))
     }
 }
 
 /// Arguments of `catalog rebuild`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  highwater catalog rebuild --cluster orders\n  highwater catalog rebuild --cluster orders --apply")]
 pub(crate) struct RebuildArgs {
     #[command(flatten)]
     catalog: CatalogArgs,
@@ -48,16 +72,16 @@ pub(crate) struct RebuildArgs {
     apply: bool,
 }
 
-pub(crate) async fn run(command: &CatalogCommand, json: bool) -> Result<()> {
+pub(crate) async fn run(command: &CatalogCommand, cx: &Context) -> Result<()> {
     match command {
-        CatalogCommand::Audit(args) => audit(args, json).await,
-        CatalogCommand::Rebuild(args) => run_rebuild(args, json).await,
+        CatalogCommand::Audit(args) => audit(args, cx).await,
+        CatalogCommand::Rebuild(args) => run_rebuild(args, cx).await,
     }
 }
 
-async fn audit(args: &CatalogArgs, json: bool) -> Result<()> {
-    let bucket = args.of.connect().await;
-    let compared = compare(&args.connect().await, &bucket, &args.of.cluster, Timestamp::now()).await?;
+async fn audit(args: &CatalogArgs, cx: &Context) -> Result<()> {
+    let (catalog, bucket) = args.connect(cx).await?;
+    let compared = compare(&catalog, &bucket, &args.of.cluster, Timestamp::now()).await?;
     let heads = head_objects(&bucket, objects_of(&compared.implied)).await?;
     let audit = audit_catalog(compared.implied.clone(), Some(&heads));
     let broken = audit.findings.iter().filter(|f| f.problem.is_broken()).count();
@@ -73,7 +97,7 @@ async fn audit(args: &CatalogArgs, json: bool) -> Result<()> {
     text.extend(compared.differences.iter().map(|d| format!("DIFFERS {}: {d}\n", d.name())));
     text.extend(audit.findings.iter().map(|f| format!("{} {f}\n", if f.problem.is_broken() { "BROKEN " } else { "weak   " })));
     text.extend(compared.open.iter().map(|open| format!("open    {open}\n")));
-    show(json, &value, &text);
+    show(cx.json, &value, &text);
     match differences + broken {
         0 => Ok(()),
         n => Err(Error::new(Failure::Damaged, format!("the catalog of {} differs from the bucket in {n} respects", args.of.cluster))
@@ -82,9 +106,10 @@ async fn audit(args: &CatalogArgs, json: bool) -> Result<()> {
     }
 }
 
-async fn run_rebuild(args: &RebuildArgs, json: bool) -> Result<()> {
-    let (of, catalog) = (&args.catalog.of, args.catalog.connect().await);
-    let compared = compare(&catalog, &of.connect().await, &of.cluster, Timestamp::now()).await?;
+async fn run_rebuild(args: &RebuildArgs, cx: &Context) -> Result<()> {
+    let of = &args.catalog.of;
+    let (catalog, bucket) = args.catalog.connect(cx).await?;
+    let compared = compare(&catalog, &bucket, &of.cluster, Timestamp::now()).await?;
     let mended: Vec<_> = compared.differences.iter().filter(|d| d.is_mended()).cloned().collect();
     if args.apply {
         refuse_while_open(&compared)?;
@@ -95,7 +120,7 @@ async fn run_rebuild(args: &RebuildArgs, json: bool) -> Result<()> {
     let mut text = format!("{} differences {did}\n", mended.len());
     text.extend(compared.differences.iter().map(|d| format!("{}: {d}\n", d.name())));
     text.extend(compared.open.iter().map(|open| format!("open, so nothing would be written yet: {open}\n")));
-    show(json, &value, &text);
+    show(cx.json, &value, &text);
     Ok(())
 }
 

@@ -1,9 +1,14 @@
-//! `certificate`: whether one holds, and what it says. Offline: files only, no AWS.
+//! `certificate`: whether one holds, and what it says: of a file, offline and without AWS, or of a deployment's drill.
 
+use crate::deployment::Context;
 use crate::error::{Error, Result};
+use crate::follow::unknown;
 use crate::output::{bytes, show, table};
-use highwater_core::certificate::{CertificateError, CertificateV1, Checksum, PublicKey, SIGNATURE_NAME, verify};
-use highwater_core::{Document, Failure, Sha256};
+use highwater_aws::catalog::drills::State;
+use highwater_aws::kms::SigningKey;
+use highwater_core::certificate::{CERTIFICATE_NAME, CertificateError, CertificateV1, Checksum, PublicKey, SIGNATURE_NAME, verify};
+use highwater_core::ids::drill_prefix;
+use highwater_core::{ClusterId, Document, DrillId, Failure, Sha256};
 use serde_json::json;
 use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
@@ -17,19 +22,35 @@ pub(crate) enum CertificateCommand {
     Show(ShowArgs),
 }
 
+/// Which certificate: a file, or a drill's.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Which {
+    /// The certificate, `certificate.json`.
+    #[arg(value_name = "FILE", required_unless_present = "cluster", conflicts_with = "cluster")]
+    certificate: Option<PathBuf>,
+    /// Of this cluster's newest passed drill, from the deployment.
+    #[arg(long)]
+    cluster: Option<ClusterId>,
+    /// Of this drill.
+    #[arg(long, value_name = "ID", requires = "cluster")]
+    drill: Option<DrillId>,
+}
+
 /// Arguments of `certificate verify`. Get the public key once and keep it where the backups are not:
 /// `aws kms get-public-key --key-id ARN --query PublicKey --output text | base64 -d > highwater.der`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  highwater certificate verify --cluster orders\n  highwater certificate verify certificate.json --key highwater.der --plan plan.json      # offline"
+)]
 pub(crate) struct VerifyArgs {
-    /// The certificate, `certificate.json`.
-    #[arg(value_name = "FILE")]
-    certificate: PathBuf,
-    /// Its signature. Default: `certificate.sig` in the same directory.
-    #[arg(long, value_name = "FILE")]
+    #[command(flatten)]
+    which: Which,
+    /// Its signature. Default: `certificate.sig` beside it.
+    #[arg(long, value_name = "FILE", conflicts_with = "cluster")]
     signature: Option<PathBuf>,
-    /// The public key that must have signed it, PEM or DER.
-    #[arg(long, value_name = "FILE")]
-    key: PathBuf,
+    /// The public key that must have signed it, PEM or DER. Default with --cluster: KMS is asked for the deployment's.
+    #[arg(long, value_name = "FILE", required_unless_present = "cluster")]
+    key: Option<PathBuf>,
     /// It must be of this plan.
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
@@ -40,47 +61,106 @@ pub(crate) struct VerifyArgs {
 
 /// Arguments of `certificate show`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  highwater certificate show --cluster orders\n  highwater certificate show certificate.json")]
 pub(crate) struct ShowArgs {
-    /// The certificate, `certificate.json`.
-    #[arg(value_name = "FILE")]
-    certificate: PathBuf,
+    #[command(flatten)]
+    which: Which,
 }
 
-pub(crate) fn run(command: &CertificateCommand, json: bool) -> Result<()> {
+/// A certificate as it is stored, and what is beside it.
+struct Stored {
+    place: String,
+    bytes: Vec<u8>,
+    signature: Vec<u8>,
+    /// The deployment's public key, where it was asked for.
+    key: Option<Vec<u8>>,
+}
+
+pub(crate) async fn run(command: &CertificateCommand, cx: &Context) -> Result<()> {
     match command {
-        CertificateCommand::Verify(args) => run_verify(args, json),
-        CertificateCommand::Show(args) => run_show(args, json),
+        CertificateCommand::Verify(args) => run_verify(args, cx).await,
+        CertificateCommand::Show(args) => run_show(args, cx).await,
     }
 }
 
-fn run_verify(args: &VerifyArgs, json: bool) -> Result<()> {
-    let beside = || args.certificate.with_file_name(SIGNATURE_NAME);
-    let signature = read(&args.signature.clone().unwrap_or_else(beside))?;
-    let stored = read(&args.certificate)?;
-    let key = PublicKey::parse(&read(&args.key)?).map_err(|e| refused(&args.key, &e))?;
-    let certificate = verify(&stored, &signature, &key).map_err(|e| refused(&args.certificate, &e))?;
+/// From a deployment: the drill's, or the newest passed drill's.
+async fn of_drill(cluster: &ClusterId, drill: Option<&DrillId>, wants_key: bool, cx: &Context) -> Result<Stored> {
+    let deployment = cx.deployment().await?;
+    deployment.config(cluster).await?;
+    let catalog = deployment.catalog();
+    let newest = match drill {
+        Some(drill) => Some(drill.to_string()),
+        None => catalog.head(cluster).await?.last_passed_drill.map(|passed| passed.drill_id),
+    };
+    let none = || {
+        Error::new(Failure::Document, format!("no drill of {cluster} has passed yet")).hint(format!("highwater drill --cluster {cluster}"))
+    };
+    let id: DrillId =
+        newest.ok_or_else(none)?.parse().map_err(|e| Error::new(Failure::Damaged, format!("the catalog's newest drill: {e}")))?;
+    let record = catalog.drill(cluster, &id).await?.ok_or_else(|| unknown("drill", &id, cluster))?;
+    let State::Passed(passed) = &record.state else {
+        return Err(Error::new(Failure::Document, format!("drill {id} of {cluster} is {}: it has no certificate", record.state.name())));
+    };
+    let bucket = deployment.bucket().await;
+    let prefix = drill_prefix(cluster, &id);
+    let get =
+        async |name: &str| Ok::<_, Error>(bucket.get(&format!("{prefix}{name}"), None, CertificateV1::MAX_BYTES as u64).await?.to_vec());
+    let key = match wants_key {
+        true => Some(SigningKey::new(&deployment.sdk, &deployment.of.signing_key).public_key().await?),
+        false => None,
+    };
+    Ok(Stored { place: passed.certificate.uri.clone(), bytes: get(CERTIFICATE_NAME).await?, signature: get(SIGNATURE_NAME).await?, key })
+}
+
+fn of_file(path: &Path, signature: Option<&Path>) -> Result<Stored> {
+    let signature = match signature {
+        Some(signature) => read(signature)?,
+        None => read(&path.with_file_name(SIGNATURE_NAME))?,
+    };
+    Ok(Stored { place: path.display().to_string(), bytes: read(path)?, signature, key: None })
+}
+
+async fn run_verify(args: &VerifyArgs, cx: &Context) -> Result<()> {
+    let Which { certificate, cluster, drill } = &args.which;
+    let stored = match (certificate, cluster) {
+        (Some(path), _) => of_file(path, args.signature.as_deref())?,
+        (None, Some(cluster)) => of_drill(cluster, drill.as_ref(), args.key.is_none(), cx).await?,
+        (None, None) => return Err(Error::new(Failure::Document, "no certificate is named")),
+    };
+    let (key, key_from) = match (&args.key, stored.key) {
+        (Some(path), _) => (read(path)?, path.display().to_string()),
+        (None, Some(key)) => (key, "KMS".to_owned()),
+        (None, None) => return Err(Error::new(Failure::Document, "no key is given").hint("--key FILE")),
+    };
+    let key = PublicKey::parse(&key).map_err(|e| refused(&key_from, &e))?;
+    let certificate = verify(&stored.bytes, &stored.signature, &key).map_err(|e| refused(&stored.place, &e))?;
     let digest = |path: &Option<PathBuf>| path.as_deref().map(read).transpose().map(|bytes| bytes.map(|b| Sha256::of(&b)));
     let (plan, report) = (digest(&args.plan)?, digest(&args.report)?);
-    certificate.is_of(plan, report).map_err(|e| refused(&args.certificate, &e))?;
-    let sha256 = Sha256::of(&stored);
+    certificate.is_of(plan, report).map_err(|e| refused(&stored.place, &e))?;
+    let sha256 = Sha256::of(&stored.bytes);
     let held = [("its plan", plan), ("its report", report)].into_iter().filter_map(|(what, given)| given.map(|_| what)).collect::<Vec<_>>();
     let also = if held.is_empty() { String::new() } else { format!(", and it is of {}", held.join(" and ")) };
     let text = format!(
-        "verified: {} of {} was restored and checked by drill {}{also}\ncertificate {} (SHA-256 {sha256})\n",
-        certificate.point.backup_id,
-        certificate.cluster,
-        certificate.drill_id,
-        args.certificate.display(),
+        "verified: {} of {} was restored and checked by drill {}{also}\ncertificate {} (SHA-256 {sha256})\nkey from {key_from}\n",
+        certificate.point.backup_id, certificate.cluster, certificate.drill_id, stored.place,
     );
-    let value = json!({"verified": true, "sha256": sha256, "held_against": held, "certificate": certificate});
-    show(json, &value, &text);
+    let value = json!({"verified": true, "sha256": sha256, "held_against": held, "key_from": key_from, "certificate": certificate});
+    show(cx.json, &value, &text);
     Ok(())
 }
 
-fn run_show(args: &ShowArgs, json: bool) -> Result<()> {
-    let stored = read(&args.certificate)?;
-    let certificate = CertificateV1::parse(&stored).map_err(|e| Error::document(format!("read {}", args.certificate.display()), &e))?;
-    show(json, &json!(certificate), &described(&certificate));
+async fn run_show(args: &ShowArgs, cx: &Context) -> Result<()> {
+    let Which { certificate, cluster, drill } = &args.which;
+    let (place, bytes) = match (certificate, cluster) {
+        (Some(path), _) => (path.display().to_string(), read(path)?),
+        (None, Some(cluster)) => {
+            let stored = of_drill(cluster, drill.as_ref(), false, cx).await?;
+            (stored.place, stored.bytes)
+        }
+        (None, None) => return Err(Error::new(Failure::Document, "no certificate is named")),
+    };
+    let certificate = CertificateV1::parse(&bytes).map_err(|e| Error::document(format!("read {place}"), &e))?;
+    show(cx.json, &json!(certificate), &described(&certificate));
     Ok(())
 }
 
@@ -134,9 +214,9 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| Error::io(format!("read {}", path.display()), &e))
 }
 
-fn refused(path: &Path, error: &CertificateError) -> Error {
+fn refused(place: &str, error: &CertificateError) -> Error {
     let cause = error.source().map(|s| format!(": {s}")).unwrap_or_default();
-    let made = Error::new(error.failure(), format!("{}: {}: {error}{cause}", path.display(), error.name()));
+    let made = Error::new(error.failure(), format!("{place}: {}: {error}{cause}", error.name()));
     match error.failure() {
         Failure::Damaged => {
             made.hint("do not rely on it: compare the files with those in the bucket, and the key with `aws kms get-public-key`")

@@ -1,43 +1,28 @@
-//! `restore`, `approvals`, `approve`, `deny`: a promotion asked for and voted on at the deployment's URL, as the person whose
-//! AWS credentials these are.
+//! `approvals`, `approve`, `deny`: promotions voted on at the deployment's URL, as the person whose AWS credentials these are.
 
+use crate::deployment::{Context, Deployment};
 use crate::error::{Error, Result};
-use crate::output::{show, table};
+use crate::output::{show, table, word};
 use highwater_aws::call::sdk_config;
 use highwater_aws::function_url::FunctionUrl;
-use highwater_core::plan::Target;
 use highwater_core::promotion::PromotionId;
 use highwater_core::{ClusterId, Failure, Sha256};
-use jiff::Timestamp;
 use serde_json::{Value, json};
-use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// Where, and for which cluster.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UrlArgs {
-    /// The deployment's approval URL: the stack's output ApprovalUrl. Also read from HIGHWATER_APPROVAL_URL.
+    /// The approval URL. Default: HIGHWATER_APPROVAL_URL, else the deployment's.
     #[arg(long)]
-    url: Option<String>,
+    pub(crate) url: Option<String>,
     /// The cluster.
     #[arg(long)]
-    cluster: ClusterId,
-}
-
-/// Arguments of `restore`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct RestoreArgs {
-    #[command(flatten)]
-    at: UrlArgs,
-    /// latest, a backup id, lsn:<number>, or a time like 2026-11-22T02:00:00Z.
-    #[arg(long, default_value = "latest")]
-    target: Target,
-    /// Of an earlier call whose answer was lost: the same request again.
-    #[arg(long, value_name = "ID")]
-    request: Option<PromotionId>,
+    pub(crate) cluster: ClusterId,
 }
 
 /// Arguments of `approvals`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  highwater approvals --cluster orders")]
 pub(crate) struct ApprovalsArgs {
     #[command(flatten)]
     at: UrlArgs,
@@ -45,6 +30,9 @@ pub(crate) struct ApprovalsArgs {
 
 /// Arguments of `approve`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  highwater approvals --cluster orders      # shows the whole command for each request\n  highwater approve --cluster orders --request 20261122T025000Z-4f7c --certificate SHA256"
+)]
 pub(crate) struct ApproveArgs {
     #[command(flatten)]
     at: UrlArgs,
@@ -58,6 +46,7 @@ pub(crate) struct ApproveArgs {
 
 /// Arguments of `deny`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  highwater deny --cluster orders --request 20261122T025000Z-4f7c --reason \"wrong restore point\"")]
 pub(crate) struct DenyArgs {
     #[command(flatten)]
     at: UrlArgs,
@@ -69,26 +58,8 @@ pub(crate) struct DenyArgs {
     reason: Option<String>,
 }
 
-pub(crate) async fn restore(args: &RestoreArgs, json: bool) -> Result<()> {
-    // Chosen here, so that whatever is sent again, by the network or by hand, is one request.
-    let random = (RandomState::new().build_hasher().finish() & 0xffff) as u16;
-    let id = args.request.clone().unwrap_or_else(|| PromotionId::new(Timestamp::now(), random));
-    let body = json!({"action": "restore", "cluster": args.at.cluster, "target": args.target, "request_id": id});
-    let again = format!("whether it was recorded is not known: the same request again is --request {id}");
-    let answer = args.at.post(&body).await.map_err(|e| if e.hint.is_none() { e.hint(again) } else { e })?;
-    let text = format!(
-        "request {id}: {} of {} is drilled first; then another person has to approve\nexecution {}\nasked as {}\n",
-        args.target,
-        args.at.cluster,
-        word(&answer, "execution"),
-        word(&answer, "you"),
-    );
-    show(json, &answer, &text);
-    Ok(())
-}
-
-pub(crate) async fn approvals(args: &ApprovalsArgs, json: bool) -> Result<()> {
-    let answer = args.at.post(&json!({"action": "list", "cluster": args.at.cluster})).await?;
+pub(crate) async fn approvals(args: &ApprovalsArgs, cx: &Context) -> Result<()> {
+    let answer = args.at.post(&json!({"action": "list", "cluster": args.at.cluster}), None, cx).await?;
     let requests = answer["requests"].as_array().cloned().unwrap_or_default();
     let rows: Vec<_> = requests.iter().map(row).collect();
     let mut text = match rows.is_empty() {
@@ -100,21 +71,21 @@ pub(crate) async fn approvals(args: &ApprovalsArgs, json: bool) -> Result<()> {
         text.push_str(&format!("\nhighwater approve --cluster {} --request {id} --certificate {certificate}\n", args.at.cluster));
     }
     text.push_str(&format!("\nyou are {}\n", word(&answer, "you")));
-    show(json, &answer, &text);
+    show(cx.json, &answer, &text);
     Ok(())
 }
 
-pub(crate) async fn approve(args: &ApproveArgs, json: bool) -> Result<()> {
+pub(crate) async fn approve(args: &ApproveArgs, cx: &Context) -> Result<()> {
     let (cluster, request) = (&args.at.cluster, &args.request);
     let body = json!({"action": "approve", "cluster": cluster, "request_id": request, "certificate_sha256": args.certificate});
-    voted(&args.at.post(&body).await?, json);
+    voted(&args.at.post(&body, None, cx).await?, cx.json);
     Ok(())
 }
 
-pub(crate) async fn deny(args: &DenyArgs, json: bool) -> Result<()> {
+pub(crate) async fn deny(args: &DenyArgs, cx: &Context) -> Result<()> {
     let (cluster, request) = (&args.at.cluster, &args.request);
     let body = json!({"action": "deny", "cluster": cluster, "request_id": request, "reason": args.reason});
-    voted(&args.at.post(&body).await?, json);
+    voted(&args.at.post(&body, None, cx).await?, cx.json);
     Ok(())
 }
 
@@ -147,17 +118,28 @@ fn row(request: &Value) -> Vec<String> {
     ]
 }
 
-fn word<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key].as_str().unwrap_or("-")
-}
-
 impl UrlArgs {
-    async fn post(&self, body: &Value) -> Result<Value> {
-        let url = self.url.clone().or_else(|| std::env::var("HIGHWATER_APPROVAL_URL").ok());
-        let url = url.filter(|url| url.starts_with("https://") || url.starts_with("http://127.0.0.1:")).ok_or_else(|| {
-            Error::new(Failure::Config, "no approval URL is given, or it does not begin with https://")
-                .hint("give --url, or set HIGHWATER_APPROVAL_URL: it is the stack's output ApprovalUrl, and in the question's message")
-        })?;
+    /// The URL, if it is given.
+    pub(crate) fn given(&self) -> Option<String> {
+        self.url.clone().or_else(|| std::env::var("HIGHWATER_APPROVAL_URL").ok()).filter(|url| !url.is_empty())
+    }
+
+    /// The URL: given, or the deployment's.
+    async fn url(&self, deployment: Option<&Deployment>, cx: &Context) -> Result<String> {
+        let url = match (self.given(), deployment) {
+            (Some(url), _) => url,
+            (None, Some(deployment)) => deployment.of.approval_url.clone(),
+            (None, None) => cx.deployment().await?.of.approval_url,
+        };
+        match url.starts_with("https://") || url.starts_with("http://127.0.0.1:") {
+            true => Ok(url),
+            false => Err(Error::new(Failure::Config, format!("the approval URL {url:?} does not begin with https://"))
+                .hint("it is the stack's output ApprovalUrl, and in the question's message")),
+        }
+    }
+
+    pub(crate) async fn post(&self, body: &Value, deployment: Option<&Deployment>, cx: &Context) -> Result<Value> {
+        let url = self.url(deployment, cx).await?;
         let sent = FunctionUrl::new(&sdk_config().await, &url).post(body).await;
         let answer = sent.map_err(|e| Error::new(Failure::Storage, e.to_string()))?;
         let parsed: Value = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);

@@ -1,8 +1,10 @@
 //! What a command failed with: a class that decides the exit code, what happened, what to do next.
 
+use highwater_aws::call::{CallError, CallErrorKind};
 use highwater_aws::catalog::CatalogError;
 use highwater_aws::prune::PruneError;
 use highwater_aws::s3::StoreError;
+use highwater_aws::ssm::ConfigError;
 use highwater_aws::table::TableError;
 use highwater_core::planner::PlanError;
 use highwater_core::{DocumentError, Failure};
@@ -16,13 +18,15 @@ pub(crate) struct Error {
     pub(crate) hint: Option<String>,
     /// The result on standard output says it already: with `--json`, no second value follows it.
     pub(crate) shown: bool,
+    /// Instead of the class's.
+    pub(crate) exit_code: Option<u8>,
 }
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub(crate) fn new(failure: Failure, message: impl Into<String>) -> Self {
-        Self { failure, message: message.into(), hint: None, shown: false }
+        Self { failure, message: message.into(), hint: None, shown: false, exit_code: None }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -32,6 +36,11 @@ impl Error {
 
     pub(crate) fn already_shown(mut self) -> Self {
         self.shown = true;
+        self
+    }
+
+    pub(crate) fn exit_with(mut self, code: u8) -> Self {
+        self.exit_code = Some(code);
         self
     }
 
@@ -62,12 +71,53 @@ impl From<PruneError> for Error {
     fn from(error: PruneError) -> Self {
         match error {
             PruneError::Store(error) => error.into(),
-            PruneError::Catalog(CatalogError::Table(TableError::Call(call))) => Self::new(call.kind.failure(), call.to_string())
-                .hint("check AWS_PROFILE or AWS_REGION, the table's name, and that you may use it"),
-            PruneError::Catalog(error @ CatalogError::Contended { .. }) => {
-                Self::new(Failure::Storage, error.to_string()).hint("run it again")
+            PruneError::Catalog(error) => error.into(),
+        }
+    }
+}
+
+impl From<CatalogError> for Error {
+    fn from(error: CatalogError) -> Self {
+        match error {
+            CatalogError::Table(error) => error.into(),
+            CatalogError::Contended { .. } => Self::new(Failure::Storage, error.to_string()).hint("run it again"),
+            error => Self::new(Failure::Damaged, error.to_string()).hint("see `highwater catalog audit`"),
+        }
+    }
+}
+
+impl From<TableError> for Error {
+    fn from(error: TableError) -> Self {
+        match error {
+            TableError::Call(call) if call.kind == CallErrorKind::NotFound => {
+                Self::new(Failure::Config, call.to_string()).hint("check AWS_PROFILE and AWS_REGION, and the table's name if you gave one")
             }
-            PruneError::Catalog(error) => Self::new(Failure::Damaged, error.to_string()).hint("see `highwater catalog audit`"),
+            TableError::Call(call) => call.into(),
+            error => Self::new(Failure::Damaged, error.to_string()).hint("see `highwater catalog audit`"),
+        }
+    }
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        let made = Self::new(error.kind.failure(), error.to_string());
+        match error.kind {
+            CallErrorKind::AccessDenied => made.hint(
+                "check AWS_PROFILE and the session's expiry; the policies <deployment>-operator, -restorer and -approver say who may what",
+            ),
+            CallErrorKind::Unavailable => made.hint("check AWS_REGION and the network, then run it again"),
+            CallErrorKind::NotFound | CallErrorKind::Refused => made,
+        }
+    }
+}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        match error {
+            ConfigError::Call(call) => call.into(),
+            ConfigError::Document { ref source, .. } => {
+                Self::new(Failure::Config, format!("{error}: {source}")).hint("it was written by another version: deploy the stack again")
+            }
         }
     }
 }
@@ -76,7 +126,9 @@ impl From<PlanError> for Error {
     fn from(error: PlanError) -> Self {
         let made = Self::new(error.failure(), error.to_string());
         match &error {
-            PlanError::NoBackup { .. } => made.hint("take one: `highwater next-backup`, then `highwater-host backup` on the host"),
+            PlanError::NoBackup { .. } => made.hint(
+                "take one: `highwater backup now`; without a deployment `highwater next-backup`, then `highwater-host backup` on the host",
+            ),
             PlanError::NotCommitted { .. } | PlanError::Broken(_) | PlanError::Impossible { .. } => made.hint("see `highwater audit`"),
             PlanError::UnknownBackup { .. } | PlanError::TooEarly { .. } => made.hint("see `highwater backups`"),
         }

@@ -1,6 +1,6 @@
 //! `next-backup`.
 
-use crate::ClusterArgs;
+use crate::deployment::{ClusterArgs, Context};
 use crate::error::{Error, Result};
 use crate::output::{show, write_document};
 use highwater_aws::manifests::read_catalog;
@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 /// Arguments of `next-backup`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  highwater next-backup --cluster orders --bucket my-backups --out request.json")]
 pub(crate) struct NextBackupArgs {
     #[command(flatten)]
     of: ClusterArgs,
@@ -57,7 +58,7 @@ fn nonce() -> u16 {
     (random & 0xffff) as u16
 }
 
-pub(crate) async fn run(args: &NextBackupArgs, json: bool) -> Result<()> {
+pub(crate) async fn run(args: &NextBackupArgs, cx: &Context) -> Result<()> {
     let last_failure = args.last_exit_code.filter(|code| *code != 0).map(|code| {
         Failure::from_exit_code(code).ok_or_else(|| Error::new(Failure::Document, format!("{code} is no exit code of highwater-host")))
     });
@@ -74,11 +75,18 @@ pub(crate) async fn run(args: &NextBackupArgs, json: bool) -> Result<()> {
             (false, true) => Force::Full,
             (false, false) => Force::Nothing,
         },
+        measured: &[],
     };
-    let policy = SchedulePolicy { strategy: args.strategy, max_incrementals: args.max_incrementals, max_full_age: args.max_full_age };
-    let catalog = read_catalog(&args.of.connect().await, &args.of.cluster).await?;
+    let policy = SchedulePolicy {
+        strategy: args.strategy,
+        max_incrementals: args.max_incrementals,
+        max_full_age: args.max_full_age,
+        ..SchedulePolicy::default()
+    };
+    let bucket = args.of.connect(cx).await?;
+    let catalog = read_catalog(&bucket, &args.of.cluster).await?;
     let decision = next_backup(&catalog, policy, facts);
-    let request = decision.request(&catalog, &args.of.bucket, facts.now, args.valid_for);
+    let request = decision.request(&catalog, bucket.name(), facts.now, args.valid_for);
     let sha256 = write_document(&args.out, &request)?;
     let parent = decision.parent.as_ref().map(|p| p.link.backup_id.to_string());
     let behind = parent.as_deref().map(|p| format!(" behind {p}")).unwrap_or_default();
@@ -103,6 +111,6 @@ pub(crate) async fn run(args: &NextBackupArgs, json: bool) -> Result<()> {
     for rejected in catalog.rejected() {
         text.push_str(&format!("not in the catalog: {}: {}\n", rejected.key, rejected.refusal));
     }
-    show(json, &value, &text);
+    show(cx.json, &value, &text);
     Ok(())
 }

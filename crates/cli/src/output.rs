@@ -64,3 +64,14 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     };
     rows.iter().map(line).collect()
 }
+
+/// Names and values in two columns.
+pub(crate) fn fields(rows: &[(&str, String)]) -> String {
+    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
+    rows.iter().map(|(name, value)| format!("{name:<width$}  {value}\n")).collect()
+}
+
+/// A text of an answer, or a dash.
+pub(crate) fn word<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or("-")
+}

@@ -1,6 +1,6 @@
 //! `plan`.
 
-use crate::ClusterArgs;
+use crate::deployment::{ClusterArgs, Context};
 use crate::error::Result;
 use crate::output::{bytes, show, table, write_document};
 use highwater_aws::manifests::read_catalog;
@@ -12,6 +12,9 @@ use std::path::PathBuf;
 
 /// Arguments of `plan`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  highwater plan --cluster orders --out plan.json\n  highwater plan --cluster orders --bucket my-backups --target 2026-11-22T02:00:00Z --out plan.json"
+)]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     of: ClusterArgs,
@@ -23,9 +26,10 @@ pub(crate) struct PlanArgs {
     out: PathBuf,
 }
 
-pub(crate) async fn run(args: &PlanArgs, json: bool) -> Result<()> {
-    let catalog = read_catalog(&args.of.connect().await, &args.of.cluster).await?;
-    let plan = plan_restore(&catalog, &args.target, &args.of.bucket, Timestamp::now())?;
+pub(crate) async fn run(args: &PlanArgs, cx: &Context) -> Result<()> {
+    let bucket = args.of.connect(cx).await?;
+    let catalog = read_catalog(&bucket, &args.of.cluster).await?;
+    let plan = plan_restore(&catalog, &args.target, bucket.name(), Timestamp::now())?;
     let sha256 = write_document(&args.out, &plan)?;
     let stored = |step: &highwater_core::plan::PlanStep| step.objects.iter().map(|o| o.size).sum::<u64>();
     let rows: Vec<_> = plan
@@ -48,6 +52,6 @@ pub(crate) async fn run(args: &PlanArgs, json: bool) -> Result<()> {
         "last_lsn": plan.point.last_lsn, "steps": plan.steps.iter().map(|s| &s.backup_id).collect::<Vec<_>>(),
         "stored_bytes": plan.steps.iter().map(stored).sum::<u64>(), "plan": args.out, "sha256": sha256,
     });
-    show(json, &value, &text);
+    show(cx.json, &value, &text);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `prune --dry-run`: what retention would do. Only the function `prune` may delete; the bucket refuses everyone else.
 
 use crate::catalog::CatalogArgs;
+use crate::deployment::Context;
 use crate::error::Result;
 use crate::output::show;
 use highwater_aws::prune::decide;
@@ -9,35 +10,48 @@ use highwater_core::cluster::KeepConfig;
 use jiff::Timestamp;
 use serde_json::json;
 
-/// Arguments of `prune`. The keep rules are to be those of the deployment's configuration, or ones that you think of.
+/// Arguments of `prune`. The keep rules are the configuration's; try others with the options.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  highwater prune --dry-run --cluster orders\n  highwater prune --dry-run --cluster orders --daily 3 --monthly 0"
+)]
 pub(crate) struct PruneArgs {
     #[command(flatten)]
     catalog: CatalogArgs,
     /// Required: this command never deletes. To delete now, invoke the function `prune` with {"cluster": "<cluster>"}.
     #[arg(long, required = true)]
     dry_run: bool,
-    /// Keep so many of the newest chains.
-    #[arg(long, default_value_t = 2)]
-    chains: u32,
-    /// Keep the newest restore point of so many days that have one (UTC).
-    #[arg(long, default_value_t = 7)]
-    daily: u32,
-    /// Of so many ISO weeks.
-    #[arg(long, default_value_t = 4)]
-    weekly: u32,
-    /// Of so many months.
-    #[arg(long, default_value_t = 6)]
-    monthly: u32,
+    /// Keep so many of the newest chains. Default: the configuration's; without a deployment 2.
+    #[arg(long)]
+    chains: Option<u32>,
+    /// Keep the newest restore point of so many days that have one (UTC). Default: the configuration's, or 7.
+    #[arg(long)]
+    daily: Option<u32>,
+    /// Of so many ISO weeks. Default: the configuration's, or 4.
+    #[arg(long)]
+    weekly: Option<u32>,
+    /// Of so many months. Default: the configuration's, or 6.
+    #[arg(long)]
+    monthly: Option<u32>,
 }
 
 /// The most entries of a list that are shown.
 const LISTED: usize = 5000;
 
-pub(crate) async fn run(args: &PruneArgs, json: bool) -> Result<()> {
-    let of = &args.catalog.of;
-    let keep = KeepConfig { chains: args.chains, daily: args.daily, weekly: args.weekly, monthly: args.monthly };
-    let decision = decide(&args.catalog.connect().await, &of.connect().await, &of.cluster, &keep, Timestamp::now()).await?;
+pub(crate) async fn run(args: &PruneArgs, cx: &Context) -> Result<()> {
+    let (catalog, bucket) = args.catalog.connect(cx).await?;
+    let cluster = &args.catalog.of.cluster;
+    let configured = match args.catalog.needs_deployment() {
+        true => cx.deployment().await?.config(cluster).await?.keep,
+        false => KeepConfig { chains: 2, daily: 7, weekly: 4, monthly: 6 },
+    };
+    let keep = KeepConfig {
+        chains: args.chains.unwrap_or(configured.chains),
+        daily: args.daily.unwrap_or(configured.daily),
+        weekly: args.weekly.unwrap_or(configured.weekly),
+        monthly: args.monthly.unwrap_or(configured.monthly),
+    };
+    let decision = decide(&catalog, &bucket, cluster, &keep, Timestamp::now()).await?;
     let decided = Decided::of(&decision, LISTED);
     let mut text = String::new();
     for (what, list) in [
@@ -52,7 +66,7 @@ pub(crate) async fn run(args: &PruneArgs, json: bool) -> Result<()> {
         text.push_str(&format!("{} more are to be deleted by later runs\n", decided.later));
     }
     text.extend(decided.unknown.iter().map(|id| format!("not in the catalog, left alone: {id}: see `highwater catalog audit`\n")));
-    show(json, &json!(decided), &text);
+    show(cx.json, &json!(decided), &text);
     Ok(())
 }
 

@@ -17,6 +17,9 @@ use std::path::PathBuf;
 /// `highwater-host promote` can write any name into it. Use it on a machine that both people trust, or let the cloud
 /// flow do it, which takes the names from who signed in and signs the approval.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  highwater write-approval --plan plan.json --report report.json --host i-0123456789abcdef0 \\\n    --requester alice --approver bob --out approval.json"
+)]
 pub(crate) struct WriteApprovalArgs {
     /// The plan that will be promoted.
     #[arg(long, value_name = "FILE")]

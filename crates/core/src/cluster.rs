@@ -18,6 +18,9 @@ pub struct ClusterConfigV1 {
     pub cluster: ClusterId,
     /// The primary: commands go to it, promotions are approved for it.
     pub host: HostId,
+    /// What a restore may take, minutes; none: nobody minds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rto_minutes: Option<u32>,
     /// How it is backed up.
     pub backup: BackupConfig,
     /// What `prune` keeps.
@@ -97,14 +100,20 @@ pub struct PromotionConfig {
     pub timeout_hours: u32,
 }
 
-impl BackupConfig {
+impl ClusterConfigV1 {
     /// For [`crate::schedule::next_backup`].
     pub fn policy(&self) -> SchedulePolicy {
         SchedulePolicy {
-            strategy: self.strategy,
-            max_incrementals: self.max_incrementals,
-            max_full_age: SignedDuration::from_hours(self.full_every_hours.into()),
+            strategy: self.backup.strategy,
+            max_incrementals: self.backup.max_incrementals,
+            max_full_age: SignedDuration::from_hours(self.backup.full_every_hours.into()),
+            rto_target: self.rto_target(),
         }
+    }
+
+    /// What a restore may take.
+    pub fn rto_target(&self) -> Option<SignedDuration> {
+        self.rto_minutes.map(|minutes| SignedDuration::from_mins(minutes.into()))
     }
 }
 
@@ -119,6 +128,9 @@ impl Document for ClusterConfigV1 {
         let hours = |what: &str, n: u32| if (1..=48).contains(&n) { Ok(()) } else { Err(format!("{what} is {n}, not 1 to 48 hours")) };
         hours("backup.timeout_hours", self.backup.timeout_hours)?;
         hours("promotion.timeout_hours", self.promotion.timeout_hours)?;
+        if self.rto_minutes == Some(0) {
+            return Err("rto_minutes is 0: a restore takes longer than nothing".into());
+        }
         if self.drill.instance_types.is_empty() {
             return Err("drill.instance_types is empty".into());
         }

@@ -17,12 +17,15 @@ pub mod audit;
 pub mod catalog;
 pub mod chain;
 pub mod cluster;
+pub mod cost;
+pub mod deployment;
 pub mod lease;
 pub mod plan;
 pub mod planner;
 pub mod retention;
 pub mod rto;
 pub mod schedule;
+pub mod status;
 pub mod window;
 
 pub mod approval;

@@ -4,6 +4,7 @@
 //! applied), the last two in proportion to their files' bytes. Where a drill fetched one incremental while it applied
 //! another the sum is more than the clock showed: the prediction errs on the long side.
 
+use crate::catalog::StoredManifest;
 use crate::drill::{DrillReportV1, Outcome, Phase};
 use crate::ids::BackupKind;
 use crate::plan::RestorePlanV1;
@@ -42,14 +43,29 @@ pub struct ChainSize {
 impl ChainSize {
     /// Of a plan.
     pub fn of(plan: &RestorePlanV1) -> Self {
-        plan.steps.iter().fold(Self::default(), |size, step| match step.kind {
-            BackupKind::Full => Self { full_bytes: size.full_bytes.saturating_add(step.raw_bytes), ..size },
+        plan.steps.iter().fold(Self::default(), |size, step| size.and(step.kind, step.raw_bytes))
+    }
+
+    /// Of the backups that a restore needs ([`crate::catalog::Catalog::path_to`]).
+    pub fn of_backups(path: &[&StoredManifest]) -> Self {
+        path.iter().fold(Self::default(), |size, backup| size.and(backup.manifest.kind, backup.manifest.raw_bytes))
+    }
+
+    fn and(self, kind: BackupKind, raw_bytes: u64) -> Self {
+        match kind {
+            BackupKind::Full => Self { full_bytes: self.full_bytes.saturating_add(raw_bytes), ..self },
             BackupKind::Incremental => Self {
-                incremental_bytes: size.incremental_bytes.saturating_add(step.raw_bytes),
-                incrementals: size.incrementals.saturating_add(1),
-                ..size
+                incremental_bytes: self.incremental_bytes.saturating_add(raw_bytes),
+                incrementals: self.incrementals.saturating_add(1),
+                ..self
             },
-        })
+        }
+    }
+
+    /// What is left once a full of the same size has replaced the chain.
+    #[must_use]
+    pub fn full_alone(self) -> Self {
+        Self { full_bytes: self.full_bytes, ..Self::default() }
     }
 }
 

@@ -7,6 +7,8 @@ use crate::identity::SourceIdentity;
 use crate::ids::{BackupId, BackupKind, Incarnation};
 use crate::manifest::{ParentLink, Strategy, ToolInfo};
 use crate::request::{BackupRequestV1, ParentState};
+use crate::rto::{self, ChainSize, Measured};
+use crate::status::lasting;
 use crate::{Failure, Retry};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -21,12 +23,15 @@ pub struct SchedulePolicy {
     pub max_incrementals: u32,
     /// A full older than this is not continued.
     pub max_full_age: SignedDuration,
+    /// A chain whose restore is expected to take longer is not continued, if a full alone would take less.
+    pub rto_target: Option<SignedDuration>,
 }
 
 impl Default for SchedulePolicy {
-    /// Incremental, at most 24 of them, and a full every week.
+    /// Incremental, at most 24 of them, a full every week, and no target for restores.
     fn default() -> Self {
-        Self { strategy: Strategy::Incremental, max_incrementals: 24, max_full_age: SignedDuration::from_hours(7 * 24) }
+        let max_full_age = SignedDuration::from_hours(7 * 24);
+        Self { strategy: Strategy::Incremental, max_incrementals: 24, max_full_age, rto_target: None }
     }
 }
 
@@ -45,6 +50,8 @@ pub struct NextFacts<'a> {
     pub owed: Option<&'a Owed>,
     /// What a person, or a promotion, insists on.
     pub force: Force,
+    /// What drills measured of restores, the newest first; only a policy with a target looks at them.
+    pub measured: &'a [Measured],
 }
 
 /// What somebody insists on.
@@ -153,6 +160,13 @@ pub enum Reason {
         /// When it was taken.
         taken_at: Timestamp,
     },
+    /// A restore of the newest point is expected to take longer than it may, and one of a full alone is not.
+    RestoreTooLong {
+        /// Expected, seconds.
+        expected_seconds: i64,
+        /// Allowed, seconds.
+        target_seconds: i64,
+    },
     /// Nothing speaks against an incremental.
     ContinueChain,
 }
@@ -169,6 +183,10 @@ impl fmt::Display for Reason {
             Self::ToolChanged { change } => write!(f, "the tool changed: {change}"),
             Self::ChainTooLong { incrementals, limit } => write!(f, "the chain has {incrementals} incrementals, {limit} are allowed"),
             Self::FullTooOld { taken_at } => write!(f, "the full of {taken_at} is too old"),
+            Self::RestoreTooLong { expected_seconds, target_seconds } => {
+                let (expected, target) = (lasting(*expected_seconds), lasting(*target_seconds));
+                write!(f, "a restore is expected to take {expected}, {target} are allowed: a shorter chain")
+            }
             Self::ContinueChain => f.write_str("the chain goes on"),
         }
     }
@@ -266,7 +284,18 @@ fn reason(
     if facts.now.duration_since(taken_at) > policy.max_full_age {
         return Reason::FullTooOld { taken_at };
     }
-    Reason::ContinueChain
+    restore_too_long(catalog, newest, policy, facts).unwrap_or(Reason::ContinueChain)
+}
+
+/// Whether a full is due for the sake of restores: it is only where it would help, so that a target nobody can meet does not
+/// make every backup a full.
+fn restore_too_long(catalog: &Catalog, newest: &StoredManifest, policy: SchedulePolicy, facts: NextFacts<'_>) -> Option<Reason> {
+    let target = policy.rto_target?;
+    let size = ChainSize::of_backups(&catalog.path_to(newest.id()).ok()?);
+    let expected = rto::expected(facts.measured, size)?;
+    let full_alone = rto::expected(facts.measured, size.full_alone())?;
+    let (expected_seconds, target_seconds) = (expected.as_secs(), target.as_secs());
+    (expected > target && full_alone <= target).then_some(Reason::RestoreTooLong { expected_seconds, target_seconds })
 }
 
 fn parent_state(parent: &StoredManifest, strategy: Strategy) -> ParentState {

@@ -19,13 +19,22 @@ export interface Config {
   drill_root_device: string;
   reconcile_schedule: string;
   prune_schedule: string;
+  cost: CostConfig;
   clusters: Record<string, ClusterConfig>;
+}
+
+/** What `highwater cost` and the metric EstimatedMonthlyCost reckon with. */
+export interface CostConfig {
+  cap_per_month?: number;
+  prices: { currency: string; source: string; instance_hour: Record<string, number> } & Record<(typeof PRICES)[number], number>;
 }
 
 /** One cluster. It is stored as the SSM parameter `/<name>/clusters/<cluster>`, which the functions read. */
 export interface ClusterConfig {
   /** The primary: an EC2 instance id, or a hybrid node's. Promotions are approved for this host and no other. */
   host: string;
+  /** What a restore may take: when more is expected, the next backup is a full. */
+  rto_minutes?: number;
   backup: {
     schedule: string;
     timezone: string;
@@ -141,6 +150,26 @@ function integer(min: number, max: number): Reader {
   };
 }
 
+function amount(node: Node | null, key: string, report: Report): unknown {
+  const value = isScalar(node) ? node.value : undefined;
+  if (typeof value === "number" && Number.isFinite(value) && value >= 0) return value;
+  return report(node, key, "must be a number, zero or more");
+}
+
+/** A mapping from names to amounts, added to those that are known. */
+function amounts(name: RegExp, example: string, known: Record<string, number>): Reader {
+  return (node, key, report) => {
+    if (!isMap(node)) return report(node, key, `must be a mapping from names to amounts, like ${example}: 0.1`);
+    const result = { ...known };
+    for (const pair of node.items) {
+      const id = isScalar(pair.key) ? String(pair.key.value) : "";
+      if (!name.test(id)) report(pair.key as Node, path(key, id), `must match ${name.source}, like ${example}`);
+      result[id] = amount(pair.value as Node | null, path(key, id), report) as number;
+    }
+    return result;
+  };
+}
+
 function oneOf(...accepted: (string | number | boolean)[]): Reader {
   return (node, key, report) => {
     if (isScalar(node) && accepted.includes(node.value as string)) return node.value;
@@ -172,6 +201,8 @@ function timezone(node: Node | null, key: string, report: Report): unknown {
 const schedule = text(/^(rate\([1-9][0-9]* (minute|hour|day)s?\)|cron\([^()\s]+( [^()\s]+){5}\))$/, "rate(1 hour) or cron(0 3 ? * SUN *)");
 const commandHours = integer(1, MAX_COMMAND_HOURS);
 
+const INSTANCE_TYPE = /^[a-z][a-z0-9-]*\.[a-z0-9-]+$/;
+
 const backup = {
   schedule: must(schedule),
   timezone: may(timezone, "UTC"),
@@ -191,13 +222,14 @@ const drill = {
   timeout_hours: may(commandHours, 8),
   overdue_days: may(integer(1, 366), 35),
   image: must(text(/^ami-[0-9a-f]{8,17}$/, "ami-0123456789abcdef0")),
-  instance_types: may(list(text(/^[a-z][a-z0-9-]*\.[a-z0-9-]+$/, "m7i.large"), 1, 10), ["m7i.large", "m6i.large"]),
+  instance_types: may(list(text(INSTANCE_TYPE, "m7i.large"), 1, 10), ["m7i.large", "m6i.large"]),
   checks: may(text(/^[^]{0,3000}$/, "[[drill.assert]] tables in TOML"), ""),
 };
 const promotion = { timeout_hours: may(commandHours, 24) };
 
 const cluster = mapping({
   host: must(text(/^(i|mi)-[0-9a-f]{8,17}$/, "i-0123456789abcdef0")),
+  rto_minutes: may(integer(1, 60 * 24 * 7), undefined),
   backup: must(mapping(backup)),
   keep: may(mapping(keep), defaults(keep)),
   drill: must(mapping(drill)),
@@ -221,6 +253,41 @@ const objectLock = { mode: may(oneOf("governance", "compliance"), "governance"),
 const fleetDrill = { schedule: may(schedule, undefined), timezone: may(timezone, "UTC"), concurrency: may(integer(1, 40), 4) };
 const approval = { expires_hours: may(integer(1, 24 * 14), 24), named_sessions: may(list(text(/^[\w+=.@-]{1,64}$/, "dba-oncall"), 0, 20), []) };
 
+/** Prices that are not by instance type; `crates/core/src/cost.rs` says what each is for. */
+const PRICES = [
+  "storage_gb_month",
+  "put_per_1000",
+  "get_per_1000",
+  "volume_gb_month",
+  "write_per_million",
+  "read_per_million",
+  "function_gb_second",
+  "transition_per_1000",
+  "fixed_per_month",
+] as const;
+
+/** List prices of eu-west-1 in USD without tax; ../README.md says how far they were checked. */
+const LIST_PRICES: Record<(typeof PRICES)[number], number> = {
+  storage_gb_month: 0.023,
+  put_per_1000: 0.005,
+  get_per_1000: 0.0004,
+  volume_gb_month: 0.088,
+  write_per_million: 0.705,
+  read_per_million: 0.141,
+  function_gb_second: 0.0000166667,
+  transition_per_1000: 0.025,
+  fixed_per_month: 6,
+};
+const LIST_HOURS = { "m6i.large": 0.107, "m6i.xlarge": 0.214, "m7i.large": 0.1124, "m7i.xlarge": 0.2247 };
+
+const prices = {
+  currency: may(text(/^[A-Z]{3}$/, "USD"), "USD"),
+  source: may(text(/^.{1,200}$/, "our contract of 2026"), "list prices of eu-west-1 as of 2025: edit cost.prices to yours"),
+  ...Object.fromEntries(PRICES.map((name) => [name, may(amount, LIST_PRICES[name])])),
+  instance_hour: may(amounts(INSTANCE_TYPE, "m7i.large", LIST_HOURS), LIST_HOURS),
+};
+const cost = { cap_per_month: may(amount, undefined), prices: may(mapping(prices), defaults(prices)) };
+
 const deployment = mapping({
   // 16 characters, so that the longest role name, <name>-drill-<cluster>, fits IAM's 64.
   name: may(text(/^[a-z][a-z0-9-]{0,15}$/, "highwater"), "highwater"),
@@ -241,5 +308,6 @@ const deployment = mapping({
   drill_root_device: may(text(/^\/dev\/[a-z0-9]+$/, "/dev/xvda"), "/dev/xvda"),
   reconcile_schedule: may(schedule, "rate(5 minutes)"),
   prune_schedule: may(schedule, "rate(1 day)"),
+  cost: may(mapping(cost), defaults(cost)),
   clusters: must(clusters),
 });

@@ -218,6 +218,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       env: { ...env.topic, HIGHWATER_FINISH_BACKUP: names.of("finish-backup"), HIGHWATER_FINISH_PROMOTE: names.of("finish-promote") },
       grants: [
         everyCluster,
+        { sid: "ReadDeployment", why: "Prices, for the estimated cost.", actions: ["ssm:GetParameter"], resources: [names.deploymentParameterArn] },
         catalog("Dead leases and lost operations.", [...READ, ...WRITE]),
         openOperations,
         commandResult,

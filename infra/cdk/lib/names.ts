@@ -66,6 +66,15 @@ export class Names {
     return this.arn("ssm", "parameter", `${this.deployment}/clusters`);
   }
 
+  /** The parameter that tells the operator's command and `reconcile` what this deployment is. */
+  get deploymentParameter(): string {
+    return `/${this.deployment}/deployment`;
+  }
+
+  get deploymentParameterArn(): string {
+    return this.arn("ssm", "parameter", `${this.deployment}/deployment`);
+  }
+
   get tableArn(): string {
     return this.arn("dynamodb", "table", this.of("catalog"));
   }

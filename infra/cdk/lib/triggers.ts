@@ -1,6 +1,6 @@
 // What starts things: schedules per cluster and for the fleet, and the events that end them. Also the clusters' parameters.
 
-import { Aws, Duration } from "aws-cdk-lib";
+import { Aws, Duration, Stack } from "aws-cdk-lib";
 import { Rule } from "aws-cdk-lib/aws-events";
 import { LambdaFunction } from "aws-cdk-lib/aws-events-targets";
 import { ServicePrincipal } from "aws-cdk-lib/aws-iam";
@@ -24,6 +24,7 @@ export class Triggers extends Construct {
   constructor(scope: Construct, id: string, config: Config, names: Names, storage: Storage, functions: Functions) {
     super(scope, id);
     for (const [cluster, settings] of Object.entries(config.clusters)) this.#parameter(cluster, settings, names);
+    this.#deployment(config, names, storage, functions);
     this.#schedules(config, names, storage);
     this.#rules(names, storage, functions);
   }
@@ -37,6 +38,28 @@ export class Triggers extends Construct {
       type: "String",
       tier: value.length > STANDARD_PARAMETER ? "Advanced" : "Standard",
       value,
+    });
+  }
+
+  /** What the operator's command has to know: everything but its name. */
+  #deployment(config: Config, names: Names, storage: Storage, functions: Functions): void {
+    new CfnParameter(this, "Deployment", {
+      name: names.deploymentParameter,
+      description: "Highwater: what this deployment is, for `highwater --deployment`",
+      type: "String",
+      value: Stack.of(this).toJsonString({
+        format: "highwater.deployment.v1",
+        deployment: names.deployment,
+        bucket: storage.bucket.bucketName,
+        table: storage.table.tableName,
+        clusters: names.parameters,
+        approval_url: functions.approvalUrl.url,
+        start_backup: names.of("start-backup"),
+        drill_machine: names.machine("drill"),
+        promotion_machine: names.machine("restore-primary"),
+        signing_key: storage.signingKey.keyArn,
+        cost: config.cost,
+      }),
     });
   }
 

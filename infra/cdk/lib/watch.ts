@@ -7,7 +7,7 @@ import { Construct } from "constructs";
 import type { Config } from "./config.ts";
 import { FUNCTIONS, MACHINES, type MachineName, type Names } from "./names.ts";
 import type { Functions } from "./functions.ts";
-import { policyOf } from "./permissions.ts";
+import { keyGrant, policyOf } from "./permissions.ts";
 import type { Storage } from "./storage.ts";
 
 /** The functions write their metrics into this namespace, as EMF lines in their logs: no permission is needed for it. */
@@ -89,9 +89,13 @@ function functionErrors(functions: Functions): MathExpression {
 function people(scope: Construct, names: Names, storage: Storage, functions: Functions): void {
   policyOf(scope, "Operator", {
     managedPolicyName: names.of("operator"),
-    description: "Start drills, read catalog and reports, ask for promotions",
+    description: "The operator's command, but for the data itself: status, backups and drills now, reports and certificates",
     grants: [
-      { sid: "StartDrills", why: "By hand, in the console.", actions: ["states:StartExecution"], resources: MACHINES.map((m) => names.machine(m)) },
+      { sid: "FindDeployment", why: "What this deployment is: `highwater --deployment`.", actions: ["ssm:GetParameter"], resources: [names.deploymentParameterArn] },
+      { sid: "ReadClusters", why: "The clusters' configuration: hosts, schedules, keep rules.", actions: ["ssm:GetParameter", "ssm:GetParametersByPath"], resources: [names.parameterArn, `${names.parameterArn}/*`] },
+      { sid: "ReadCatalog", why: "The operator's command reads it.", actions: ["dynamodb:GetItem", "dynamodb:Query"], resources: [storage.table.tableArn, `${storage.table.tableArn}/index/open`] },
+      { sid: "BackUpNow", why: "`highwater backup now`: the schedule's own function, whose rules hold.", actions: ["lambda:InvokeFunction"], resources: [names.function("start-backup")] },
+      { sid: "StartDrills", why: "`highwater drill`, and by hand in the console.", actions: ["states:StartExecution"], resources: MACHINES.map((m) => names.machine(m)) },
       {
         sid: "FollowExecutions",
         why: "What they started, and the others.",
@@ -99,8 +103,18 @@ function people(scope: Construct, names: Names, storage: Storage, functions: Fun
         resources: MACHINES.map((m) => names.executions(m)),
       },
       { sid: "FindExecutions", why: "The machines and their executions.", actions: ["states:DescribeStateMachine", "states:ListExecutions"], resources: MACHINES.map((m) => names.machine(m)) },
-      { sid: "ReadCatalog", why: "The operator's command reads it.", actions: ["dynamodb:GetItem", "dynamodb:Query"], resources: [storage.table.tableArn, `${storage.table.tableArn}/index/open`] },
-      { sid: "ReadClusters", why: "The clusters' configuration: hosts, schedules, keep rules.", actions: ["ssm:GetParameter", "ssm:GetParametersByPath"], resources: [names.parameterArn, `${names.parameterArn}/*`] },
+      { sid: "ReadDrills", why: "Reports, certificates and signatures; no data.", actions: ["s3:GetObject", "s3:GetObjectVersion"], resources: ["report.json", "report.html", "plan.json", "certificate.json", "certificate.sig"].map((name) => names.objects(`v1/*/drills/*/${name}`)) },
+      keyGrant("UseDataKeyInS3", "Reports are encrypted.", storage.dataKey.keyArn, "s3", ["kms:Decrypt"]),
+      { sid: "GetPublicKey", why: "The public half, which verifies certificates.", actions: ["kms:GetPublicKey"], resources: [storage.signingKey.keyArn] },
+    ],
+  });
+  policyOf(scope, "Restorer", {
+    managedPolicyName: names.of("restorer"),
+    description: "Beside the operator's policy: read every backup, for fetch, plan, audit and a rebuild's dry run. Whoever has it can read the databases",
+    grants: [
+      { sid: "ReadBackups", why: "The data, its manifests and its locks.", actions: ["s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectRetention", "s3:GetObjectLegalHold"], resources: [names.objects("v1/*")] },
+      { sid: "ListBackups", why: "Manifests are found by listing; retention looks at versions.", actions: ["s3:ListBucket", "s3:ListBucketVersions"], resources: [names.bucketArn], conditions: { StringLike: { "s3:prefix": "v1/*" } } },
+      keyGrant("UseDataKeyInS3", "Backups are encrypted.", storage.dataKey.keyArn, "s3", ["kms:Decrypt"]),
     ],
   });
   const decide = functions.get("decide-approval").functionArn;
@@ -108,6 +122,7 @@ function people(scope: Construct, names: Names, storage: Storage, functions: Fun
     managedPolicyName: names.of("approver"),
     description: "Ask for promotions and decide on those of others, by the function URL alone",
     grants: [
+      { sid: "FindDeployment", why: "Where the URL is: `highwater --deployment`.", actions: ["ssm:GetParameter"], resources: [names.deploymentParameterArn] },
       { sid: "CallUrl", why: "IAM vouches for the caller of the URL.", actions: ["lambda:InvokeFunctionUrl"], resources: [decide], conditions: { StringEquals: { "lambda:FunctionUrlAuthType": "AWS_IAM" } } },
       {
         sid: "InvokeByUrlOnly",

@@ -173,6 +173,40 @@ describe("approvals: only the URL, where IAM vouches for the caller", () => {
   });
 });
 
+describe("the operator's command", () => {
+  const person = { "aws:PrincipalArn": "arn:aws:iam::111122223333:role/dba" };
+  const may = (name: string) => can(policy(name), person);
+  const viaS3 = { "kms:ViaService": "s3.eu-west-1.amazonaws.com" };
+  const DRILL = `${BUCKET}/v1/orders/drills/d1`;
+  const fn = (name: string) => `arn:aws:lambda:eu-west-1:111122223333:function:highwater-${name}`;
+
+  it("lets an operator see everything but the data, back up and drill, and change nothing else", () => {
+    const operator = may("operator");
+    expect(operator("ssm:GetParameter", "arn:aws:ssm:eu-west-1:111122223333:parameter/highwater/deployment")).toBe(true);
+    expect(operator("dynamodb:Query", CATALOG)).toBe(true);
+    expect(FUNCTIONS.filter((name) => operator("lambda:InvokeFunction", fn(name)))).toEqual(["start-backup"]);
+    for (const file of ["report.json", "plan.json", "certificate.json", "certificate.sig"]) expect(operator("s3:GetObject", `${DRILL}/${file}`), file).toBe(true);
+    for (const key of [DATA, `${DRILL}/task-token`]) expect(operator("s3:GetObject", key), key).toBe(false);
+    for (const action of ["dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem"]) expect(operator(action, CATALOG), action).toBe(false);
+    expect(operator("s3:PutObject", DATA, NEW)).toBe(false);
+    expect(operator("kms:Sign", "arn:aws:kms:eu-west-1:111122223333:key/signing")).toBe(false);
+    expect(operator("kms:GetPublicKey", "arn:aws:kms:eu-west-1:111122223333:key/signing")).toBe(true);
+    expect(operator("kms:Decrypt", "arn:aws:kms:eu-west-1:111122223333:key/data")).toBe(false);
+    expect(operator("kms:Decrypt", "arn:aws:kms:eu-west-1:111122223333:key/data", viaS3)).toBe(true);
+  });
+  it("lets a restorer read every backup, and write nothing", () => {
+    const restorer = may("restorer");
+    expect(restorer("s3:GetObject", DATA)).toBe(true);
+    expect(restorer("s3:PutObject", DATA, NEW)).toBe(false);
+    expect(restorer("s3:DeleteObjectVersion", DATA)).toBe(false);
+    expect(restorer("dynamodb:PutItem", CATALOG)).toBe(false);
+  });
+  it("lets an approver find the URL", () => {
+    expect(may("approver")("ssm:GetParameter", "arn:aws:ssm:eu-west-1:111122223333:parameter/highwater/deployment")).toBe(true);
+    expect(may("approver")("dynamodb:Query", CATALOG)).toBe(false);
+  });
+});
+
 describe("every role and policy", () => {
   /** Actions that IAM lets nobody restrict to a resource. */
   const WITHOUT_RESOURCE = /^(ec2:DescribeInstances|ssm:GetCommandInvocation|ssm:ListCommandInvocations|logs:(Create|Get|Update|Delete|List)LogDeliver(y|ies)|logs:PutResourcePolicy|logs:DescribeResourcePolicies|logs:DescribeLogGroups)$/;

@@ -46,12 +46,21 @@ describe("the configuration", () => {
     ["a time zone nobody knows", "timezone: Europe/Berlin", "timezone: Europe/Bonn", "clusters.billing-eu.backup.timezone: must be a time zone"],
     ["a text where a number belongs", "daily: 7", "daily: often", "clusters.orders.keep.daily: must be a whole number from 0 to 366"],
     ["an image that is none", "image: ami-0fedcba9876543210", "image: latest", "clusters.billing-eu.drill.image: must match"],
+    ["a target that no restore meets", "rto_minutes: 60", "rto_minutes: 0", "clusters.orders.rto_minutes: must be a whole number from 1 to 10080"],
+    ["a price that is none", "  cap_per_month: 100", "  cap_per_month: cheap", "cost.cap_per_month: must be a number, zero or more"],
+    ["a price of no instance type", "      m7i.large: 0.1124", "      large: 0.1124", "cost.prices.instance_hour.large: must match"],
     ["a text where a mapping belongs", "object_lock:\n  mode: governance\n  days: 14", "object_lock: off", "object_lock: must be a mapping with mode, days"],
   ])("refuses %s with its line", (_, from, to, expected) => {
     const yaml = edited(from, to);
     expect(refusal(yaml)).toContain(`highwater.yaml:${lineOf(to.split("\n")[0] ?? to, yaml)}: ${expected}`);
   });
 
+  it("adds prices to the list's and keeps the others", () => {
+    const { cost } = parseConfig(edited("      m7i.large: 0.1124", "      x9.large: 1.5"), "highwater.yaml");
+    expect(cost.prices.instance_hour).toMatchObject({ "x9.large": 1.5, "m6i.large": 0.107 });
+    expect(cost).toMatchObject({ cap_per_month: 100, prices: { currency: "USD", storage_gb_month: 0.023 } });
+    expect(parseConfig(text.replace(/^cost:\n( .*\n)*/m, ""), "highwater.yaml").cost.cap_per_month).toBeUndefined();
+  });
   it("names what is missing", () => {
     expect(refusal(edited("    host: i-0123456789abcdef0\n", ""))).toContain("clusters.orders.host: is missing");
     expect(refusal(text.slice(0, text.indexOf("clusters:")))).toContain("clusters: is missing");
@@ -71,6 +80,7 @@ describe("the configuration", () => {
     const { clusters } = loadConfig(EXAMPLE);
     const stored = JSON.parse(clusterParameter("orders", clusters.orders!));
     expect(stored).toMatchObject({ format: "highwater.cluster.v1", cluster: "orders", host: "i-0123456789abcdef0", keep: { chains: 2 } });
-    expect(Object.keys(stored)).toEqual(["format", "cluster", "host", "backup", "keep", "drill", "promotion"]);
+    expect(Object.keys(stored)).toEqual(["format", "cluster", "host", "rto_minutes", "backup", "keep", "drill", "promotion"]);
+    expect(Object.keys(JSON.parse(clusterParameter("billing-eu", clusters["billing-eu"]!)))).not.toContain("rto_minutes");
   });
 });

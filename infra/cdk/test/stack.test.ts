@@ -177,6 +177,19 @@ describe("what starts things", () => {
     const value = JSON.parse(named(s.template, "AWS::SSM::Parameter", "Name", "/highwater/clusters/orders").Properties.Value);
     expect(value).toMatchObject({ format: "highwater.cluster.v1", cluster: "orders" });
   });
+  it("is described to the operator's command by one parameter", () => {
+    const value = plain(named(s.template, "AWS::SSM::Parameter", "Name", "/highwater/deployment").Properties.Value, s.template);
+    expect(JSON.parse(value)).toMatchObject({
+      format: "highwater.deployment.v1",
+      deployment: "highwater",
+      clusters: "/highwater/clusters",
+      start_backup: "highwater-start-backup",
+      drill_machine: "arn:aws:states:eu-west-1:111122223333:stateMachine:highwater-drill",
+      promotion_machine: "arn:aws:states:eu-west-1:111122223333:stateMachine:highwater-restore-primary",
+      signing_key: "arn:aws:kms:eu-west-1:111122223333:key/signing",
+      cost: { cap_per_month: 100, prices: { currency: "USD" } },
+    });
+  });
   it("is the end of our commands, however it is spelt; of instances; and of executions that nobody cleaned up after", () => {
     const rule = (name: string) => named(s.template, "AWS::Events::Rule", "Name", `highwater-${name}`).Properties.EventPattern;
     expect(rule("backup-ended")).toMatchObject({ source: ["aws.ssm"], detail: { "document-name": ["highwater-backup"], status: [{ "anything-but": ["Pending", "InProgress", "Delayed", "Cancelling"] }] } });

@@ -6,7 +6,7 @@
 use super::head::{Head, LastFailure};
 use super::lease::{change, release};
 use super::{ATTEMPTS, CatalogError, CatalogTable, Window};
-use crate::table::{Key, TableError, Write};
+use crate::table::{Key, Range, TableError, Write};
 use highwater_core::catalog::{Catalog, StoredManifest};
 use highwater_core::chain::Admitted;
 use highwater_core::lease::Lease;
@@ -305,6 +305,14 @@ impl CatalogTable {
     /// Those of the table.
     pub async fn backup(&self, cluster: &ClusterId, id: &BackupId) -> Result<Option<BackupRecord>, CatalogError> {
         Ok(self.table.get(&BackupRecord::key(cluster, id)).await?)
+    }
+
+    /// The newest backups, whatever became of them, the newest first.
+    ///
+    /// # Errors
+    /// Those of the table.
+    pub async fn recent_backups(&self, cluster: &ClusterId, limit: usize) -> Result<Vec<BackupRecord>, CatalogError> {
+        Ok(self.table.query(Range::prefixed(cluster, "backup#").last(limit)).await?)
     }
 
     async fn known(&self, cluster: &ClusterId, id: &BackupId) -> Result<BackupRecord, CatalogError> {

@@ -8,9 +8,13 @@ use super::head::{Head, PassedDrill};
 use super::{ATTEMPTS, CatalogError, CatalogTable};
 use crate::table::{Key, Range, TableError, Write};
 use highwater_core::plan::Target;
+use highwater_core::rto::Measured;
 use highwater_core::{BackupId, ClusterId, DrillId, HostId, Pinned};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+/// Among how many drills those that passed are looked for: more than a prediction needs, since some fail.
+pub const LOOKED_AT: usize = 4 * highwater_core::rto::DRILLS;
 
 /// One drill.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,12 +37,26 @@ pub struct DrillRecord {
     pub plan: Pinned,
     /// When it was planned.
     pub planned_at: Timestamp,
+    /// What its instance is, for the cost; absent before there is one, and from records older than this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launched: Option<LaunchedOn>,
     /// Where it is.
     #[serde(flatten)]
     pub state: State,
     /// `drill` until its result is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open: Option<String>,
+}
+
+/// An instance, as far as it costs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchedOn {
+    /// Its type.
+    pub instance_type: String,
+    /// Its volume, GiB.
+    pub volume_gib: u64,
+    /// When it was launched.
+    pub at: Timestamp,
 }
 
 /// Where a drill is. Each state holds only what exists then.
@@ -91,6 +109,9 @@ pub struct Passed {
     pub certificate: Pinned,
     /// When it ended, by the report.
     pub finished_at: Timestamp,
+    /// What it measured of a restore; absent from records older than this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measured>,
     /// When it was recorded.
     pub passed_at: Timestamp,
 }
@@ -219,6 +240,19 @@ impl CatalogTable {
     /// Those of the table.
     pub async fn open_drills(&self) -> Result<Vec<DrillRecord>, CatalogError> {
         Ok(self.table.open(DrillRecord::OPEN).await?)
+    }
+
+    /// What the newest drills measured of restores, the newest first.
+    ///
+    /// # Errors
+    /// Those of the table.
+    pub async fn measured(&self, cluster: &ClusterId) -> Result<Vec<Measured>, CatalogError> {
+        let drills = self.newest_drills(cluster, LOOKED_AT).await?;
+        let measured = |record: DrillRecord| match record.state {
+            State::Passed(passed) => passed.measured,
+            _ => None,
+        };
+        Ok(drills.into_iter().filter_map(measured).collect())
     }
 
     /// The newest drills of a cluster, the newest first.

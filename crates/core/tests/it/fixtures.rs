@@ -4,6 +4,7 @@
 use highwater_core::approval::{ApprovalFacts, ApprovalV1};
 use highwater_core::catalog::{Catalog, Found, StoredManifest};
 use highwater_core::certificate::CertificateV1;
+use highwater_core::deployment::DeploymentV1;
 use highwater_core::drill::DrillReportV1;
 use highwater_core::inventory::InventoryV1;
 use highwater_core::manifest::ManifestV1;
@@ -42,6 +43,7 @@ fn every_stored_format_of_version_1_is_readable() {
     let report: DrillReportV1 = sample("drill-report");
     let approval: ApprovalV1 = sample("approval");
     sample::<CertificateV1>("certificate");
+    sample::<DeploymentV1>("deployment");
 
     // The samples belong together, as stored documents do.
     let sha256 = Sha256::of(&bytes("manifest"));

@@ -11,4 +11,5 @@ mod planner;
 mod protocol;
 mod retention;
 mod schedule;
+mod status;
 mod support;

@@ -152,7 +152,7 @@ impl World {
         let version = self.server.version;
         let tool = highwater_core::manifest::ToolInfo { version, ..tool() };
         let (source, tool) = (informed.then_some(&here), informed.then_some(&tool));
-        let facts = NextFacts { now, nonce: 1, source, tool, owed: self.owed.as_ref(), force };
+        let facts = NextFacts { now, nonce: 1, source, tool, owed: self.owed.as_ref(), force, measured: &[] };
         let policy = SchedulePolicy { strategy: link, max_incrementals: MAX_INCREMENTALS, ..SchedulePolicy::default() };
         let decision = next_backup(&catalog, policy, facts);
         let whole = Catalog::of_committed(cluster(), self.live.backups().cloned());

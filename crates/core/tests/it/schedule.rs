@@ -4,12 +4,14 @@ use crate::support::*;
 use highwater_core::catalog::{Catalog, StoredManifest};
 use highwater_core::identity::SourceIdentity;
 use highwater_core::manifest::{Strategy, ToolInfo};
+use highwater_core::rto::{self, ChainSize, Measured};
 use highwater_core::schedule::{Force, NextFacts, Owed, Reason, SchedulePolicy, next_backup};
 use highwater_core::{BackupKind, Document, Failure};
 use jiff::SignedDuration;
+use proptest::prelude::*;
 
 fn facts<'a>(at: i64) -> NextFacts<'a> {
-    NextFacts { now: minute(at), nonce: 7, source: None, tool: None, owed: None, force: Force::Nothing }
+    NextFacts { now: minute(at), nonce: 7, source: None, tool: None, owed: None, force: Force::Nothing, measured: &[] }
 }
 
 fn chain() -> (StoredManifest, StoredManifest, Catalog) {
@@ -119,4 +121,63 @@ fn i4_an_id_is_never_given_twice() {
     let decision = next_backup(&catalog, SchedulePolicy::default(), NextFacts { nonce: 1, force: Force::Full, ..at });
     assert_ne!(decision.backup_id, *full.id());
     assert!(catalog.get(&decision.backup_id).is_none());
+}
+
+/// A drill of a full of 1000 bytes in `full` seconds and one incremental of 1000 bytes in `incremental`.
+fn measured(full: f64, incremental: f64) -> Measured {
+    let (full_bytes, incremental_bytes, incrementals) = (1000, 1000, 1);
+    Measured { fixed_seconds: 5.0, full_seconds: full, full_bytes, incremental_seconds: incremental, incremental_bytes, incrementals }
+}
+
+#[test]
+fn a_chain_that_takes_too_long_to_restore_is_not_continued() {
+    let (_, _, catalog) = chain();
+    let decide = |target: i64, measured: &[Measured]| {
+        let policy = SchedulePolicy { rto_target: Some(SignedDuration::from_secs(target)), ..SchedulePolicy::default() };
+        decide(&catalog, policy, NextFacts { measured, ..facts(30) }).0
+    };
+    assert_eq!(decide(74, &[measured(50.0, 20.0)]), "RestoreTooLong", "75 s are expected");
+    assert_eq!(decide(75, &[measured(50.0, 20.0)]), "ContinueChain");
+    assert_eq!(decide(55, &[measured(50.0, 20.0)]), "RestoreTooLong");
+    assert_eq!(decide(54, &[measured(50.0, 20.0)]), "ContinueChain", "a full alone takes 55 s: another one helps nobody");
+    assert_eq!(decide(1, &[]), "ContinueChain", "nothing is measured yet");
+    let reason = Reason::RestoreTooLong { expected_seconds: 75, target_seconds: 60 };
+    assert_eq!(reason.to_string(), "a restore is expected to take 1 min 15 s, 1 min are allowed: a shorter chain");
+}
+
+proptest! {
+    /// Backups follow each other, of any sizes, under any target: a restore point that would take too long is followed by a
+    /// full wherever a full alone would do, and a target that no full can meet changes nothing.
+    #[test]
+    fn a_target_is_missed_by_one_restore_point_at_most_and_one_that_cannot_be_met_changes_nothing(
+        sizes in prop::collection::vec(1..2000u64, 1..30),
+        per_full in 1.0..100.0f64,
+        per_incremental in 1.0..100.0f64,
+        target in 1..300i64,
+        differential: bool,
+    ) {
+        let drills = [measured(per_full, per_incremental)];
+        let strategy = if differential { Strategy::Differential } else { Strategy::Incremental };
+        let without = SchedulePolicy { strategy, ..SchedulePolicy::default() };
+        let with = SchedulePolicy { rto_target: Some(SignedDuration::from_secs(target)), ..without };
+        let mut catalog = Catalog::new(cluster());
+        for (i, size) in sizes.into_iter().enumerate() {
+            let at = 10 * (i as i64 + 1);
+            let facts = NextFacts { measured: &drills, ..facts(at) };
+            let decision = next_backup(&catalog, with, facts);
+            if let Some(newest) = catalog.newest() {
+                let chain = ChainSize::of_backups(&catalog.path_to(newest.id()).unwrap());
+                let takes = |size| rto::expected(&drills, size).unwrap().as_secs_f64();
+                let helps = takes(chain) > target as f64 && takes(chain.full_alone()) <= target as f64;
+                prop_assert_eq!(decision.kind, if helps { BackupKind::Full } else { next_backup(&catalog, without, facts).kind });
+            }
+            let parent = decision.parent.as_ref().map(|p| catalog.get(&p.link.backup_id).unwrap().clone());
+            let mut made = match &parent {
+                Some(parent) => child(parent, strategy, at, 100 * (i as u64 + 1)),
+                None => full(at, 100 * (i as u64 + 1)),
+            };
+            (made.raw_bytes, made.backup_id, made.incarnation) = (size, decision.backup_id, decision.incarnation);
+            catalog.commit(store(made)).unwrap();
+        }
+    }
 }

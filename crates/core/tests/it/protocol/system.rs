@@ -381,7 +381,7 @@ impl System {
         let (head, catalog, _) = self.read_on(s, read);
         let owed = head.owed().filter(|_| self.rules.on(Rule::FailuresAreRemembered));
         let insisted = if force { Force::NewIncarnation } else { Force::Nothing };
-        let facts = NextFacts { now, nonce: nonce.into(), source: None, tool: None, owed: owed.as_ref(), force: insisted };
+        let facts = NextFacts { now, nonce: nonce.into(), source: None, tool: None, owed: owed.as_ref(), force: insisted, measured: &[] };
         let decision = next_backup(&catalog, SchedulePolicy::default(), facts);
         let request = decision.request(&catalog, "backups", now, SignedDuration::from_hours(2));
         let sha256 = Sha256::of(&request.to_bytes());
