@@ -148,7 +148,7 @@ impl FinishBackup {
     pub fn new(common: Common) -> Result<Self, FunctionError> {
         let (topic, machine) = (variable("HIGHWATER_TOPIC")?, variable("HIGHWATER_DRILL_MACHINE")?);
         let (catalog, ssm) = (CatalogTable::new(common.table.clone()), Ssm::new(&common.sdk));
-        Ok(Self { bucket: common.bucket.clone(), follow: Follow::new(common, &ssm, topic, machine), catalog, ssm })
+        Ok(Self { bucket: common.bucket.clone(), follow: Follow::new(common, &ssm, topic, machine)?, catalog, ssm })
     }
 
     /// Handles one event.

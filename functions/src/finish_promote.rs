@@ -6,15 +6,18 @@
 use crate::consent::Consents;
 use crate::error::{FunctionError, Name};
 use crate::metrics;
+use crate::pages::Pages;
 use crate::serve::{Common, variable};
 use highwater_aws::catalog::CatalogTable;
 use highwater_aws::catalog::promotions::{PromotionRecord, State};
 use highwater_aws::sfn::Executions;
 use highwater_aws::sns::Topic;
 use highwater_aws::ssm::{Invocation, Ssm, comment, operation_of};
-use highwater_core::outcome::{CommandEnd, HostCommand, Judgement, Outcome, decisive, judge, promotion_in};
-use highwater_core::promotion::PromotionId;
+use highwater_core::ids::cluster_prefix;
+use highwater_core::outcome::{CommandEnd, HostCommand, Judgement, Outcome, decisive, journal_in, judge, promotion_in};
+use highwater_core::promotion::{PromotionId, PromotionJournalV1};
 use highwater_core::{ClusterId, HostId, Pinned};
+use highwater_pages::{Ending, PromotionView, promotion_report};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -98,6 +101,16 @@ pub struct FinishPromote {
     executions: Executions,
     ssm: Ssm,
     topic: Topic,
+    pages: Pages,
+}
+
+/// What the commands of a promotion have said.
+#[derive(Debug, Default)]
+struct Heard {
+    /// Of each what it means, in their order.
+    judged: Vec<(HostCommand, Judgement)>,
+    /// The newest journal among their results.
+    journal: Option<PromotionJournalV1>,
 }
 
 /// Reads an event.
@@ -117,8 +130,9 @@ impl FinishPromote {
     ///
     /// # Errors
     /// `Permanent`, with the variable that is missing.
-    pub fn new(common: Common) -> Result<Self, FunctionError> {
+    pub async fn new(common: Common) -> Result<Self, FunctionError> {
         Ok(Self {
+            pages: Pages::new(&common).await?,
             topic: Topic::new(&common.sdk, variable("HIGHWATER_TOPIC")?),
             executions: Executions::new(&common.sdk),
             ssm: Ssm::new(&common.sdk),
@@ -179,51 +193,57 @@ impl FinishPromote {
     }
 
     /// Records the end, if there is one, answers the task, and tells people.
-    async fn finish(&self, record: PromotionRecord) -> Result<Answer, FunctionError> {
-        let ended_well = matches!(&record.state, State::Ended { outcome: Outcome::Promoted, .. });
-        let record = match record.state.is_unfinished() || ended_well {
-            true => self.look(record).await?,
-            false => record,
+    async fn finish(&self, read: PromotionRecord) -> Result<Answer, FunctionError> {
+        let ended_well = matches!(&read.state, State::Ended { outcome: Outcome::Promoted, .. });
+        let (record, journal) = match read.state.is_unfinished() || ended_well {
+            true => self.look(&read).await?,
+            false => (read.clone(), None),
         };
         let Some((outcome, reason)) = record.state.outcome() else {
             return Ok(nothing(format!("promotion {} has not ended", record.id)));
         };
+        if record.open.is_some() || record.state != read.state {
+            self.report(&record, journal).await;
+        }
         if record.open.is_some() {
             self.executions.succeed(&record.task_token, &json!({"outcome": outcome, "reason": reason})).await?;
             self.catalog.close_promotion(&record).await?;
         }
+        if record.state != read.state {
+            self.pages.changed().await;
+        }
         Ok(Answer { outcome: Some(outcome), reason: reason.to_owned() })
     }
 
-    /// Looks at every command on the host since the promotion began, and records what they say together.
-    async fn look(&self, record: PromotionRecord) -> Result<PromotionRecord, FunctionError> {
-        let (PromotionRecord { cluster, id, host, .. }, now) = (&record, Timestamp::now());
-        let Some(commands) = self.commands(&record).await? else { return Ok(record) };
-        let end = match decisive(commands) {
+    /// Looks at every command on the host since the promotion began, and records what they say together; with the host's journal.
+    async fn look(&self, record: &PromotionRecord) -> Result<(PromotionRecord, Option<PromotionJournalV1>), FunctionError> {
+        let (PromotionRecord { cluster, id, host, .. }, now) = (record, Timestamp::now());
+        let Some(Heard { judged, journal }) = self.commands(record).await? else { return Ok((record.clone(), None)) };
+        let end = match decisive(judged) {
             Some(end) => end,
             // The intent is old enough that a command would be listed: there is none, and no retry will send one now.
             None if record.state == State::Requested && now.duration_since(record.begun_at) > LISTED_WITHIN => {
                 Judgement { outcome: Some(Outcome::Refused), reverted: false, reason: "no command was sent".to_owned() }
             }
-            None => return Ok(record),
+            None => return Ok((record.clone(), journal)),
         };
         let after = match end.outcome {
             _ if end.reverted => self.catalog.revert_promotion(cluster, id, now).await?,
             Some(outcome) => self.catalog.end_promotion(cluster, id, (outcome, &end.reason), now).await?,
-            None => return Ok(record),
+            None => return Ok((record.clone(), journal)),
         };
         if after.state != record.state {
             tracing::info!(%cluster, promotion_id = %id, %host, state = after.state.name(), "{}", end.reason);
             self.tell(&after).await;
         }
-        Ok(after)
+        Ok((after, journal))
     }
 
-    /// What each of the promotion's commands says, in their order; `None` while one of them is still on its way.
-    async fn commands(&self, record: &PromotionRecord) -> Result<Option<Vec<(HostCommand, Judgement)>>, FunctionError> {
+    /// What the promotion's commands say; `None` while one of them is still on its way.
+    async fn commands(&self, record: &PromotionRecord) -> Result<Option<Heard>, FunctionError> {
         let since = record.begun_at.saturating_sub(SignedDuration::from_mins(1)).unwrap_or(record.begun_at);
         let ours = comment(&record.cluster, &record.id.to_string());
-        let mut judged = Vec::new();
+        let mut heard = Heard::default();
         let listed = self.ssm.commands_on(&record.host, since).await?;
         let mut wanted: Vec<(String, HostCommand)> = Vec::new();
         for one in &listed {
@@ -245,12 +265,75 @@ impl FinishPromote {
                 Some(end) if promotion_in(&end.stdout).is_some_and(|said| said.approval_sha256 != record.approval.sha256) => {}
                 Some(end) if end.has_ended() => {
                     let code = Some(end.exit_code).filter(|code| *code >= 0);
-                    judged.push((command, judge(command, CommandEnd { status: &end.status, exit_code: code, output: &end.stdout })));
+                    heard.judged.push((command, judge(command, CommandEnd { status: &end.status, exit_code: code, output: &end.stdout })));
+                    heard.journal = journal_in(&end.stdout).or(heard.journal);
                 }
                 _ => return Ok(None),
             }
         }
-        Ok(Some(judged))
+        Ok(Some(heard))
+    }
+
+    /// Writes the report for people, with the host's journal if it told it: now, or in an earlier call.
+    async fn report(&self, record: &PromotionRecord, journal: Option<PromotionJournalV1>) {
+        if let Err(error) = self.try_report(record, journal).await {
+            tracing::warn!(cluster = %record.cluster, promotion_id = %record.id, "its report was not written: {}", error.message);
+        }
+    }
+
+    async fn try_report(&self, record: &PromotionRecord, journal: Option<PromotionJournalV1>) -> Result<(), FunctionError> {
+        let PromotionRecord { cluster, id, .. } = record;
+        let (ending, at) = match &record.state {
+            State::Requested | State::Running { .. } => return Ok(()),
+            State::Stuck { since, .. } => (Ending::Stuck, *since),
+            State::Ended { outcome, ended_at, .. } => ((*outcome).into(), *ended_at),
+            State::Reverted { reverted_at } => (Ending::Reverted, *reverted_at),
+        };
+        let journal = match journal {
+            Some(journal) => Some(journal),
+            None => self.commands(record).await?.and_then(|heard| heard.journal),
+        };
+        let request = self.catalog.approval(cluster, id).await?.map(|found| found.request);
+        let page = promotion_report(&PromotionView {
+            deployment: &self.deployment,
+            id,
+            cluster,
+            host: Some(&record.host),
+            backup_id: Some(&record.backup_id),
+            approval: &record.approval,
+            request: request.as_ref(),
+            ending,
+            reason: record.state.outcome().map_or("", |(_, reason)| reason),
+            at,
+            journal: journal.as_ref(),
+        });
+        self.pages.report(&page_key(cluster, id, ending), page).await;
+        Ok(())
+    }
+
+    /// The report of a promotion that `promote` refused before it wrote anything: only its request is known.
+    async fn report_refused(&self, cluster: &ClusterId, approval: &Pinned, reason: &str) -> Result<(), FunctionError> {
+        let bucket = self.consents.bucket.name();
+        let folder = format!("{}promotions/", cluster_prefix(cluster));
+        let id = approval.key_in(bucket).and_then(|key| key.strip_prefix(&folder)?.split('/').next()?.parse::<PromotionId>().ok());
+        let Some(id) = id else { return Ok(()) };
+        let request = self.catalog.approval(cluster, &id).await?.map(|found| found.request);
+        let question = request.as_ref().and_then(|request| request.question.as_ref());
+        let page = promotion_report(&PromotionView {
+            deployment: &self.deployment,
+            id: &id,
+            cluster,
+            host: question.map(|q| &q.host),
+            backup_id: question.map(|q| &q.backup_id),
+            approval,
+            request: request.as_ref(),
+            ending: Ending::Refused,
+            reason,
+            at: Timestamp::now(),
+            journal: None,
+        });
+        self.pages.report(&page_key(cluster, &id, Ending::Refused), page).await;
+        Ok(())
     }
 
     fn command_of(&self, document: &str) -> Option<HostCommand> {
@@ -268,7 +351,11 @@ impl FinishPromote {
         let Some(record) = found.into_iter().find(|p| p.execution == *execution && p.approval == *approval) else {
             // `promote` refused before it wrote anything, so nothing was sent.
             let cause = failure["Cause"].as_str().unwrap_or("the promotion was refused before it began; nothing has changed");
-            return Ok(Answer { outcome: Some(Outcome::Refused), reason: cause.chars().take(2000).collect() });
+            let reason: String = cause.chars().take(2000).collect();
+            if let Err(error) = self.report_refused(cluster, approval, &reason).await {
+                tracing::warn!(%cluster, "the report of a refusal was not written: {}", error.message);
+            }
+            return Ok(Answer { outcome: Some(Outcome::Refused), reason });
         };
         let id = record.id.clone();
         let answer = self.finish(record).await?;
@@ -288,6 +375,10 @@ impl FinishPromote {
             tracing::warn!(%error, "the end was recorded, but nobody was told");
         }
     }
+}
+
+fn page_key(cluster: &ClusterId, id: &PromotionId, ending: Ending) -> String {
+    format!("{}promotions/{id}/{}", cluster_prefix(cluster), ending.page_name())
 }
 
 fn message(deployment: &str, record: &PromotionRecord) -> (String, String) {

@@ -1,9 +1,9 @@
 //! What each binary runs. It stands here because an `async fn` is compiled where it is first polled: a binary that did that
-//! would compile the SDK's calls once more, each of eleven.
+//! would compile the SDK's calls once more, each of them.
 
 use crate::serve::serve;
 use crate::{
-    decide_approval, finish_backup, finish_promote, launch_drill, plan_restore, promote, prune, reconcile, record_drill, request_approval,
+    decide_approval, finish_backup, finish_promote, launch_drill, plan_restore, promote, prune, publish_status, reconcile, record_drill, request_approval,
     start_backup,
 };
 use lambda_runtime::Error;
@@ -53,7 +53,7 @@ pub fn launch_drill() -> Result<(), Error> {
 /// # Errors
 /// The runtime's own.
 pub fn record_drill() -> Result<(), Error> {
-    serve(|common| async { record_drill::RecordDrill::new(common) }, |function, event| async move { function.handle(event).await })
+    serve(|common| async { record_drill::RecordDrill::new(common).await }, |function, event| async move { function.handle(event).await })
 }
 
 /// `request-approval`.
@@ -92,7 +92,7 @@ pub fn promote() -> Result<(), Error> {
 /// The runtime's own.
 pub fn finish_promote() -> Result<(), Error> {
     serve(
-        |common| async { finish_promote::FinishPromote::new(common) },
+        |common| async { finish_promote::FinishPromote::new(common).await },
         |function, event| async move { Box::pin(function.handle(event)).await },
     )
 }
@@ -103,7 +103,15 @@ pub fn finish_promote() -> Result<(), Error> {
 /// The runtime's own.
 pub fn prune() -> Result<(), Error> {
     serve(
-        |common| async { Ok(prune::Prune::new(common)) },
+        |common| async { prune::Prune::new(common) },
         |function, event| async move { function.handle(event, jiff::Timestamp::now()).await },
     )
+}
+
+/// `publish-status`.
+///
+/// # Errors
+/// The runtime's own.
+pub fn publish_status() -> Result<(), Error> {
+    serve(|common| async { publish_status::PublishStatus::new(common).await }, |function, event| async move { function.handle(event).await })
 }

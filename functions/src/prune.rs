@@ -5,6 +5,7 @@
 
 use crate::error::{FunctionError, Name};
 use crate::metrics;
+use crate::pages::Status;
 use crate::serve::Common;
 use highwater_aws::catalog::CatalogTable;
 use highwater_aws::prune::report::Decided;
@@ -66,12 +67,17 @@ pub struct Prune {
     common: Common,
     catalog: CatalogTable,
     ssm: Ssm,
+    status: Status,
 }
 
 impl Prune {
-    /// From the common environment.
-    pub fn new(common: Common) -> Self {
-        Self { catalog: CatalogTable::new(common.table.clone()), ssm: Ssm::new(&common.sdk), common }
+    /// From the environment.
+    ///
+    /// # Errors
+    /// `Permanent`, with the variable that is missing.
+    pub fn new(common: Common) -> Result<Self, FunctionError> {
+        let (catalog, ssm) = (CatalogTable::new(common.table.clone()), Ssm::new(&common.sdk));
+        Ok(Self { catalog, ssm, status: Status::new(&common)?, common })
     }
 
     /// Handles one event.
@@ -103,6 +109,9 @@ impl Prune {
                     failed.push(error);
                 }
             }
+        }
+        if !event.dry_run {
+            self.status.changed().await;
         }
         match failed.iter().find(|e| e.name != Name::Transient).or(failed.first()) {
             None => Ok(Answer { dry_run: event.dry_run, clusters }),

@@ -11,6 +11,7 @@ mod overdue;
 mod promotions;
 
 use crate::error::{FunctionError, Name};
+use crate::pages::Status;
 use crate::serve::{Common, variable};
 use highwater_aws::catalog::CatalogTable;
 use highwater_aws::ec2::Ec2;
@@ -41,6 +42,7 @@ pub struct Reconcile {
     topic: Topic,
     finish_backup: String,
     finish_promote: String,
+    status: Status,
 }
 
 impl Reconcile {
@@ -50,6 +52,7 @@ impl Reconcile {
     /// `Permanent`, with the variable that is missing.
     pub fn new(common: Common) -> Result<Self, FunctionError> {
         Ok(Self {
+            status: Status::new(&common)?,
             finish_backup: variable("HIGHWATER_FINISH_BACKUP")?,
             finish_promote: variable("HIGHWATER_FINISH_PROMOTE")?,
             catalog: CatalogTable::new(common.table),
@@ -75,6 +78,8 @@ impl Reconcile {
             Box::pin(self.overdue()).await,
             Box::pin(self.cost()).await,
         ];
+        // Last, whatever the others came to: a page that nobody asked for, or whose time has passed, is written by this at the latest.
+        self.status.changed().await;
         let (mut did, mut errors) = (Vec::new(), Vec::new());
         for part in parts {
             match part {

@@ -7,6 +7,7 @@
 use crate::drill_host::REPORT_NAME;
 use crate::error::{FunctionError, Name};
 use crate::metrics::emit;
+use crate::pages::Pages;
 use crate::plan_restore::Drill;
 use crate::serve::{Common, variable};
 use highwater_aws::catalog::CatalogTable;
@@ -81,6 +82,7 @@ pub struct RecordDrill {
     bucket: Bucket,
     key: SigningKey,
     topic: Topic,
+    pages: Pages,
     deployment: String,
 }
 
@@ -89,8 +91,9 @@ impl RecordDrill {
     ///
     /// # Errors
     /// `Permanent`, with the variable that is missing.
-    pub fn new(common: Common) -> Result<Self, FunctionError> {
+    pub async fn new(common: Common) -> Result<Self, FunctionError> {
         Ok(Self {
+            pages: Pages::new(&common).await?,
             key: SigningKey::new(&common.sdk, variable("HIGHWATER_SIGNING_KEY")?),
             topic: Topic::new(&common.sdk, variable("HIGHWATER_TOPIC")?),
             catalog: CatalogTable::new(common.table),
@@ -127,13 +130,14 @@ impl RecordDrill {
             (None, None) => Err("it ended without a report".to_owned()),
         };
         if let Some((report, _)) = &report {
-            self.page(&record, report, earned.as_ref().ok().map(|(_, at)| at)).await;
+            self.page(&record, report, earned.as_ref().map(|(_, at)| at).map_err(String::as_str)).await;
         }
         let record = match (earned, report) {
             (Ok((certificate, at)), Some((report, report_at))) => self.pass(record, &certificate, at, &report, report_at).await?,
             (Ok(_), None) => return Err(FunctionError::new(Name::Permanent, "a certificate without a report")),
             (Err(reason), report) => fail(&self.catalog, &self.topic, &record, &reason, report.map(|(_, at)| at)).await?,
         };
+        self.pages.changed().await;
         Ok(answer(&record))
     }
 
@@ -180,18 +184,18 @@ impl RecordDrill {
     }
 
     /// Writes the report for people. It proves nothing, so that a drill does not fail with it.
-    async fn page(&self, record: &DrillRecord, report: &DrillReportV1, certificate: Option<&Pinned>) {
-        if let Err(error) = self.write_page(record, report, certificate).await {
+    async fn page(&self, record: &DrillRecord, report: &DrillReportV1, ended: Result<&Pinned, &str>) {
+        if let Err(error) = self.write_page(record, report, ended).await {
             tracing::warn!(cluster = %record.cluster, drill_id = %record.drill_id, "its page was not written: {error}");
         }
     }
 
-    async fn write_page(&self, record: &DrillRecord, report: &DrillReportV1, certificate: Option<&Pinned>) -> Result<(), FunctionError> {
+    async fn write_page(&self, record: &DrillRecord, report: &DrillReportV1, ended: Result<&Pinned, &str>) -> Result<(), FunctionError> {
         let plan = self.plan(record).await?;
-        let certificate = certificate.map(|at| CertificateView { uri: at.uri.clone(), sha256: at.sha256, key: self.key.arn().to_owned() });
-        let page = drill_report(&record.drill_id.to_string(), &plan, report, certificate.as_ref());
+        let certificate = ended.map(|at| CertificateView { uri: at.uri.clone(), sha256: at.sha256, key: self.key.arn().to_owned() });
+        let page = drill_report(&record.drill_id.to_string(), &plan, report, certificate.as_ref().map_err(|reason| *reason));
         let key = format!("{}{PAGE_NAME}", drill_prefix(&record.cluster, &record.drill_id));
-        self.bucket.put_new(&key, page.into(), "text/html; charset=utf-8").await?;
+        self.pages.report(&key, page).await;
         Ok(())
     }
 

@@ -121,7 +121,18 @@ fn report(error: &Error, json: bool) -> u8 {
         let body = serde_json::json!({
             "error": error.failure, "message": error.chain(), "hint": error.hint, "retry": error.failure.retry(), "exit_code": code,
         });
-        println!("{body}");
+        println!("{}", with_promotion(body, error));
     }
     code
+}
+
+/// SSM keeps 24,000 characters of what a command wrote, and cut JSON says nothing: the journal is left out before that.
+const SSM_KEEPS: usize = 24_000;
+
+fn with_promotion(mut body: serde_json::Value, error: &Error) -> String {
+    let without = body.to_string();
+    let Some(promotion) = &error.promotion else { return without };
+    body["promotion"] = serde_json::json!(promotion);
+    let with = body.to_string();
+    if with.len() < SSM_KEEPS { with } else { without }
 }

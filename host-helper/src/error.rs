@@ -2,6 +2,7 @@
 //! to what, a hint that says what to do next, and the cause.
 
 use highwater_aws::s3::StoreError;
+use highwater_core::promotion::PromotionJournalV1;
 use highwater_core::{Failure, Retry};
 use std::error::Error as StdError;
 use std::fmt;
@@ -15,6 +16,8 @@ pub struct Error {
     pub message: String,
     /// What a person does next, where the class alone does not say it.
     pub hint: Option<String>,
+    /// The promotion that failed, as its journal has it: the control plane's report of it is made from this.
+    pub promotion: Option<Box<PromotionJournalV1>>,
     source: Option<Box<dyn StdError + Send + Sync + 'static>>,
 }
 
@@ -24,7 +27,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error without a cause.
     pub fn new(failure: Failure, message: impl Into<String>) -> Self {
-        Self { failure, message: message.into(), hint: None, source: None }
+        Self { failure, message: message.into(), hint: None, promotion: None, source: None }
+    }
+
+    /// Adds the promotion that failed.
+    #[must_use]
+    pub fn of(mut self, promotion: &PromotionJournalV1) -> Self {
+        self.promotion = Some(Box::new(promotion.clone()));
+        self
     }
 
     /// Adds what a person does next.
@@ -85,7 +95,7 @@ impl From<StoreError> for Error {
             Failure::AccessDenied => Some("check the host's role, its expiry and the bucket policy: `highwater-host doctor`".to_owned()),
             _ => None,
         };
-        Self { failure, message: error.to_string(), hint, source: None }
+        Self { failure, message: error.to_string(), hint, promotion: None, source: None }
     }
 }
 
@@ -100,7 +110,7 @@ impl<T, E: Into<Box<dyn StdError + Send + Sync + 'static>>> Context<T> for std::
         self.map_err(|source| {
             let source = source.into();
             let failure = source.downcast_ref::<std::io::Error>().map_or(failure, |io| Error::class_of_io(io, failure));
-            Error { failure, message: operation(), hint: None, source: Some(source) }
+            Error { failure, message: operation(), hint: None, promotion: None, source: Some(source) }
         })
     }
 }

@@ -83,7 +83,8 @@ pub async fn run(args: &PromoteArgs, config: &Config, json: bool, cancel: &Cance
         return match used.doc.state {
             State::Done { .. } => report::show(&used.doc, json, "This approval was used already; nothing was changed now."),
             _ => Err(Error::new(Failure::Approval, format!("the approval was used by promotion {}, which was rolled back", used.doc.id))
-                .hint("an approval holds for one promotion: ask for a new one")),
+                .hint("an approval holds for one promotion: ask for a new one")
+                .of(&used.doc)),
         };
     }
     let look = Service { config: &promote.service, log: store.log() };
@@ -93,13 +94,12 @@ pub async fn run(args: &PromoteArgs, config: &Config, json: bool, cancel: &Cance
     let service = Service { config: &promote.service, log: store.beside(&journal.id, "service.log") };
     let journal = store.begin(journal)?;
     let mut executor = Executor { config, promote, store: &store, service, journal };
-    let staged = match stage(&mut executor, &mandate, &work, cancel).await {
-        Ok(staged) => staged,
-        Err(error) => return Err(abort(&mut executor, error)),
+    let outcome = match stage(&mut executor, &mandate, &work, cancel).await {
+        // From here on signals are noted and not obeyed: half way is the worst place to stop.
+        Ok(staged) => exchange(&mut executor, &mandate, staged, cancel).await,
+        Err(error) => Err(abort(&mut executor, error)),
     };
-    // From here on signals are noted and not obeyed: half way is the worst place to stop.
-    let outcome = exchange(&mut executor, &mandate, staged, cancel).await;
-    outcome?;
+    outcome.map_err(|error| error.of(&executor.journal.doc))?;
     report::show(&executor.journal.doc, json, "")
 }
 
@@ -290,19 +290,24 @@ async fn resume(config: &Config, promote: &PromoteConfig, json: bool) -> Result<
         return report::nothing(json);
     };
     let mut executor = executor_of(config, promote, &store, journal)?;
+    resumed(&mut executor).await.map_err(|error| error.of(&executor.journal.doc))?;
+    report::show(&executor.journal.doc, json, "")
+}
+
+async fn resumed(executor: &mut Executor<'_>) -> Result<()> {
     if !executor.journal.doc.state.is_closed() {
         let seen = executor.observe().await?;
         match (executor.journal.doc.state.clone(), crash_goal(&executor.journal.doc, &seen)) {
-            (State::Reverting { .. }, _) => revert(&mut executor).await?,
-            (State::Reinstating { .. }, _) => return Err(reinstate(&mut executor, cut_off()).await),
+            (State::Reverting { .. }, _) => revert(executor).await?,
+            (State::Reinstating { .. }, _) => return Err(reinstate(executor, cut_off()).await),
             (_, None) => {
-                end_leftovers(&executor)?;
-                return Err(undone(abort(&mut executor, cut_off()), &executor.journal));
+                end_leftovers(executor)?;
+                return Err(undone(abort(executor, cut_off()), &executor.journal));
             }
             (state, Some(Goal::Old)) => return Err(executor.roll_back(was_of(&state), cut_off()).await),
             (state, Some(Goal::New)) => {
                 let finished = match executor.drive(Goal::New).await {
-                    Ok(()) => finish_resumed(&mut executor).await,
+                    Ok(()) => finish_resumed(executor).await,
                     Err(error) => Err(error),
                 };
                 if let Err(cause) = finished {
@@ -319,7 +324,7 @@ async fn resume(config: &Config, promote: &PromoteConfig, json: bool) -> Result<
             let message = format!("promotion {} did not succeed, the old data serves", executor.journal.doc.id);
             Err(Error::new(Failure::RolledBack, message).because(reason.clone()))
         }
-        _ => report::show(&executor.journal.doc, json, ""),
+        _ => Ok(()),
     }
 }
 
@@ -404,7 +409,7 @@ pub async fn run_rollback(_args: &RollbackArgs, config: &Config, json: bool, _ca
         }
         _ => return refuse_open(&store),
     }
-    revert(&mut executor).await?;
+    revert(&mut executor).await.map_err(|error| error.of(&executor.journal.doc))?;
     report::show(&executor.journal.doc, json, "")
 }
 

@@ -3,6 +3,11 @@ output "bucket" {
   value       = aws_cloudformation_stack.highwater.outputs["Bucket"]
 }
 
+output "pages" {
+  description = "Where the status page (index.html) and the reports lie."
+  value       = aws_cloudformation_stack.highwater.outputs["Pages"]
+}
+
 output "catalog" {
   description = "The catalog's table."
   value       = aws_cloudformation_stack.highwater.outputs["Catalog"]

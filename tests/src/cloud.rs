@@ -231,6 +231,29 @@ impl Cloud {
         array(&found["events"]).iter().map(|event| format!("{}\n", text(event, "message").trim_end())).collect()
     }
 
+    /// The metrics that a function has emitted so far: name, cluster (of those that have one), value.
+    pub fn metrics(&self, function: &str) -> Vec<(String, Option<String>, f64)> {
+        let mut found = Vec::new();
+        for line in self.function_log(function).lines() {
+            let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+            let Some(directives) = line["_aws"]["CloudWatchMetrics"].as_array() else { continue };
+            for directive in directives {
+                assert_eq!((&directive["Namespace"], &line["deployment"]), (&json!("Highwater"), &json!(DEPLOYMENT)), "{line}");
+                let cluster = directive["Dimensions"][0]
+                    .as_array()
+                    .is_some_and(|d| d.contains(&json!("cluster")))
+                    .then(|| text(&line, "cluster").to_owned());
+                let values = array(&directive["Metrics"]).iter().map(|metric| text(metric, "Name"));
+                found.extend(
+                    values.map(|name| {
+                        (name.to_owned(), cluster.clone(), line[name].as_f64().unwrap_or_else(|| panic!("no {name} in {line}")))
+                    }),
+                );
+            }
+        }
+        found
+    }
+
     // ---- state machines
 
     /// Starts `drill`, `drill-fleet` or `restore-primary`; returns the execution's ARN.
@@ -333,6 +356,27 @@ impl Cloud {
     /// An object's bytes.
     pub fn object(&self, key: &str) -> Vec<u8> {
         block_on(self.bucket().get(key, None, u64::MAX)).expect("get an object").to_vec()
+    }
+
+    /// A page: `index.html` is the status page. Empty while it is not there.
+    pub fn page(&self, key: &str) -> String {
+        let pages = block_on(Bucket::connect_to(self.output("Pages"), &self.endpoint()));
+        let bytes = block_on(pages.get(key, None, u64::MAX)).unwrap_or_default();
+        String::from_utf8(bytes.to_vec()).expect("a page is text")
+    }
+
+    /// Waits for a page that has all of these on it.
+    pub fn wait_for_page(&self, key: &str, wanted: &[&str]) -> String {
+        let lacking = || wanted.iter().filter(|part| !self.page(key).contains(**part)).collect::<Vec<_>>();
+        let found = || Some(self.page(key)).filter(|page| wanted.iter().all(|part| page.contains(part)));
+        let limit = std::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(page) = found() {
+                return page;
+            }
+            assert!(std::time::Instant::now() < limit, "{key} lacks {:?}: {}", lacking(), self.page(key));
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// The keys below a prefix.

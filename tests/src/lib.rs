@@ -17,6 +17,7 @@
 //! duration: [`wait_for`] waits for a state. A helper run that logs a WARN or ERROR nobody allowed fails the test.
 
 pub mod benchmarks;
+mod browser;
 mod cloud;
 mod host;
 mod host_toml;
@@ -29,6 +30,7 @@ mod scratch;
 mod snapshot;
 mod synthetic;
 
+pub use browser::{Browser, Look, Screen};
 pub use cloud::{AwsError, Cloud, CloudHost, Person, config, config_of};
 pub use host::{Backup, Host, Output, PlanFile, Running};
 pub use load::{Load, LoadReport};

@@ -165,7 +165,7 @@ impl Scene {
     }
 
     fn approvals(&self) -> Vec<String> {
-        self.cloud.keys("v1/orders/promotions/")
+        self.cloud.keys("v1/orders/promotions/").into_iter().filter(|key| key.ends_with("/approval.json")).collect()
     }
 
     fn request(&self, asked: &Asked) -> Value {
@@ -180,6 +180,14 @@ impl Scene {
         wait_for_within(Duration::from_secs(120), &format!("promotion {} to be {state}", asked.id), || {
             Some(self.promotion(asked)).filter(|promotion| promotion["state"] == state)
         })
+    }
+
+    /// A report's page, which is the same among the pages and beside the approval.
+    fn report(&self, asked: &Asked, name: &str) -> String {
+        let key = format!("v1/orders/promotions/{}/{name}", asked.id);
+        let page = self.cloud.wait_for_page(&key, &["Promotion of orders"]);
+        assert_eq!(page.as_bytes(), self.cloud.object(&key));
+        page
     }
 
     fn lease(&self) -> Value {
@@ -239,6 +247,15 @@ fn one_person_never_promotes_alone_and_whatever_was_not_approved_like_this_chang
     let console = scene.console_start();
     let (name, reason) = scene.promote(&asked).unwrap_err();
     assert!(name == "Permanent" && reason.contains("superseded"), "{name}: {reason}");
+    // The machine has that settled: it was refused, and its report says why.
+    let key = format!("v1/orders/promotions/{}/approval.json", asked.id);
+    let approval = json!({"uri": format!("s3://{}/{key}", scene.cloud.output("Bucket")), "sha256": scene.sha256(&key)});
+    let settle = json!({"settle": asked.execution, "cluster": "orders", "approval": approval, "failure": {"Error": name, "Cause": reason}});
+    assert_eq!(scene.cloud.invoke("finish-promote", &settle).unwrap()["outcome"], "refused");
+    let page = scene.report(&asked, "report.html");
+    for part in ["refused", "superseded", &ada.arn, &bob.arn, &asked.certificate, "the primary was not touched"] {
+        assert!(page.contains(part), "{part} in {page}");
+    }
 
     // Nobody knows who asked: two people, and the first one again is not the second.
     assert_eq!(scene.approve(&ada, &console).1["state"], "waiting");
@@ -323,6 +340,23 @@ fn an_approved_promotion_is_done_once_and_ends_with_an_owed_full_and_a_roll_back
     assert_eq!(scene.cloud.item("orders", "head").unwrap()["owed"]["force"], "new-incarnation");
     assert_eq!(scene.lease()["holder"], Value::Null);
 
+    let page = scene.report(&asked, "report.html");
+    for part in [
+        "promoted",
+        &ada.arn,
+        &bob.arn,
+        &asked.certificate,
+        "Out of service for",
+        "exchange the directories",
+        ".old-",
+        "row count",
+        "highwater-rollback",
+        host.instance(),
+    ] {
+        assert!(page.contains(part), "{part} in {page}");
+    }
+    scene.cloud.wait_for_page("index.html", &[&format!("href=\"v1/orders/promotions/{}/report.html\"", asked.id), "promoted"]);
+
     // Called again after its end: nothing. Settled: what it was.
     scene.cloud.no_faults();
     let commands = host.outputs().len();
@@ -345,6 +379,9 @@ fn an_approved_promotion_is_done_once_and_ends_with_an_owed_full_and_a_roll_back
     assert_eq!(rolled["Status"], "Success", "{rolled}");
     scene.ends(&asked, "reverted");
     assert_eq!(scene.orders(), 1, "the old data serves");
+    let page = scene.report(&asked, "report-reverted.html");
+    assert!(page.contains("An operator brought the old data back") && page.contains(".undone-"), "{page}");
+    scene.cloud.wait_for_page("index.html", &["report-reverted.html", "brought back"]);
     assert_eq!(scene.cloud.item("orders", "head").unwrap()["owed"]["force"], "new-incarnation");
 }
 
@@ -365,6 +402,10 @@ fn a_promotion_cut_off_on_the_host_is_stuck_until_it_is_resumed_and_keeps_its_le
     assert!(told.iter().any(|m| m.contains("highwater-resume") && m.contains(host.instance())), "{told:?}");
     let (status, answer) = scene.call(&ada, json!({"action": "restore", "cluster": "orders"}));
     assert_eq!(status, 409, "{answer}");
+    let page = scene.report(&asked, "report-stuck.html");
+    assert!(page.contains("STUCK, ACT NOW") && page.contains("highwater-resume") && page.contains("did not tell its steps"), "{page}");
+    scene.cloud.wait_for_page("index.html", &["RUNBOOK: promotion-stuck", "report-stuck.html"]);
+    wait_for("the metric at once", || scene.cloud.metrics("finish-promote").contains(&("StuckPromotions".into(), None, 1.0)).then_some(()));
     scene.cloud.fire("fleet-reconcile");
     wait_for("the metric", || scene.cloud.function_log("reconcile").contains(r#""StuckPromotions":1"#).then_some(()));
 
@@ -376,5 +417,10 @@ fn a_promotion_cut_off_on_the_host_is_stuck_until_it_is_resumed_and_keeps_its_le
     scene.cloud.fire("fleet-reconcile");
     let ended = scene.ends(&asked, "ended");
     assert_eq!((ended["outcome"].as_str(), scene.orders()), (Some("rolled-back"), 1), "{ended}");
+    let page = scene.report(&asked, "report.html");
+    assert!(
+        page.contains("the old data serves again") && page.contains("stop the server") && page.contains("bring the old data back"),
+        "{page}"
+    );
     assert_eq!(scene.lease()["holder"], Value::Null);
 }

@@ -292,12 +292,16 @@ fn a_roll_back_that_fails_says_exactly_what_to_type() {
     let scene = Scene::new();
     let stuck = scene.promote_with(&[("HIGHWATER_FAIL_AT", "promote:check,promote:back-undo")]);
     stuck.failed(Failure::Stuck);
+    // The control plane makes its report from the journal in the answer.
+    assert_eq!(stuck.json()["promotion"]["state"]["name"], "rolling-back");
     let hint = stuck.json()["hint"].as_str().unwrap().to_owned();
     let (by_hand, last) = hint.split_once('\n').unwrap().1.rsplit_once('\n').unwrap();
     assert!(last.contains("highwater-host promote --resume"), "{hint}");
     assert!(by_hand.contains("mv -nT"), "{hint}");
     run(scene.db.scratch().command("sh").args(["-ec", by_hand]));
-    scene.resume().failed(Failure::RolledBack);
+    let resumed = scene.resume();
+    resumed.failed(Failure::RolledBack);
+    assert_eq!(resumed.json()["promotion"]["state"]["name"], "rolled-back");
     scene.serves(&scene.old, "after the commands of the hint");
 }
 

@@ -1,4 +1,5 @@
-//! Object storage: conditional creation, ranged reads, checked multipart uploads. Nothing here overwrites or deletes.
+//! Object storage: conditional creation, ranged reads, checked multipart uploads. Nothing here deletes, and only [`Bucket::replace`]
+//! overwrites, which the bucket of the backups refuses.
 //!
 //! Relies on: `If-None-Match: *` on PutObject and CompleteMultipartUpload, CRC-64/NVME checksums.
 //! Retries: the SDK's (five attempts) on requests; ours (five) on bodies that break off while being read.
@@ -97,6 +98,15 @@ pub struct Head {
 pub struct Stored {
     /// The version, where the bucket keeps versions.
     pub version_id: Option<String>,
+}
+
+/// What became of an object that was to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replaced {
+    /// It has the new bytes.
+    Done,
+    /// It was not the one that was read any more: nothing was written.
+    Changed,
 }
 
 /// CRC-64/NVME in the form S3 prints: base64 of eight big-endian bytes.
@@ -308,6 +318,39 @@ impl Bucket {
                 if same { Ok(Stored { version_id: head.version_id }) } else { Err(error) }
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// The ETag of an object, if there is one: for [`Bucket::replace`].
+    ///
+    /// # Errors
+    /// `AccessDenied` (also of an absent object, where the bucket may not be listed), `Unavailable`.
+    pub async fn e_tag(&self, key: &str) -> Result<Option<String>, StoreError> {
+        match self.head(key, None).await {
+            Ok(head) => Ok(head.e_tag),
+            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts a small object in the place of the one with this ETag, or where none was: what others put there meanwhile stays.
+    ///
+    /// # Errors
+    /// `NotFound` (the bucket), `AccessDenied`, `Unavailable`.
+    pub async fn replace(&self, key: &str, e_tag: Option<&str>, bytes: Bytes, content_type: &str) -> Result<Replaced, StoreError> {
+        let put = self.client.put_object().bucket(&self.name).key(key).content_type(content_type);
+        let put = match e_tag {
+            Some(e_tag) => put.if_match(format!("\"{e_tag}\"")),
+            None => put.if_none_match("*"),
+        };
+        match put.checksum_algorithm(ChecksumAlgorithm::Crc64Nvme).body(ByteStream::from(bytes)).send().await {
+            Ok(_) => Ok(Replaced::Done),
+            Err(error) => match self.sdk_error("replace", key, error) {
+                error if error.kind == StoreErrorKind::AlreadyExists => Ok(Replaced::Changed),
+                // It was deleted. Where none was expected, it is the bucket that is not found.
+                error if error.kind == StoreErrorKind::NotFound && e_tag.is_some() => Ok(Replaced::Changed),
+                error => Err(error),
+            },
         }
     }
 

@@ -58,12 +58,13 @@ fn last_failure(head: &Head) -> Option<FailedBackup> {
 
 fn drill(record: DrillRecord) -> Drill {
     let step = record.state.name();
+    let has_report = matches!(&record.state, DrillRecordState::Passed(_) | DrillRecordState::Failed { report: Some(_), .. });
     let state = match record.state {
         DrillRecordState::Passed(passed) => DrillState::Passed { at: passed.finished_at, measured: passed.measured },
         DrillRecordState::Failed { reason, failed_at, .. } => DrillState::Failed { at: failed_at, reason },
         _ => DrillState::Open { step },
     };
-    Drill { drill_id: record.drill_id, backup_id: record.backup_id, state }
+    Drill { drill_id: record.drill_id, backup_id: record.backup_id, has_report, state }
 }
 
 async fn stuck(catalog: &CatalogTable, cluster: &ClusterId) -> Result<Option<StuckPromotion>, CatalogError> {

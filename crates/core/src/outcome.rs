@@ -4,7 +4,7 @@
 //! host that somebody has to finish or undo. Such a promotion is *stuck*, never "failed, so nothing happened".
 
 use crate::failure::Failure;
-use crate::promotion::PromotionId;
+use crate::promotion::{PromotionId, PromotionJournalV1};
 use crate::{ClusterId, Sha256};
 use serde::{Deserialize, Serialize};
 
@@ -98,6 +98,15 @@ struct SaidState {
 /// The promotion that a helper's result is about, if it names one.
 pub fn promotion_in(output: &str) -> Option<SaidPromotion> {
     serde_json::from_str::<Said>(output.trim()).ok()?.promotion
+}
+
+/// The whole journal in a helper's result, if it is there and of a version that is known here.
+pub fn journal_in(output: &str) -> Option<PromotionJournalV1> {
+    #[derive(Deserialize)]
+    struct Whole {
+        promotion: PromotionJournalV1,
+    }
+    serde_json::from_str::<Whole>(output.trim()).ok().map(|whole| whole.promotion)
 }
 
 /// What a command's end means.

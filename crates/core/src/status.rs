@@ -119,6 +119,8 @@ pub struct Drill {
     pub drill_id: DrillId,
     /// What it restores.
     pub backup_id: BackupId,
+    /// Whether it left a report, and so has a page.
+    pub has_report: bool,
     /// How far it is.
     #[serde(flatten)]
     pub state: DrillState,

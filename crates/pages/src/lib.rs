@@ -1,16 +1,23 @@
-//! Pages for people: self-contained HTML, without scripts, readable without styles, printable.
+//! Pages for people: self-contained HTML, without scripts, readable without styles, on a phone and on paper.
 //!
-//! Everything from outside is escaped by the template; the policy in the head lets a browser load and run nothing.
+//! Everything from outside is escaped by the template; the policy in the head lets a browser load and run nothing. A page's links lead
+//! to its neighbours by their keys: they work in every place that holds the pages under the same keys.
 #![warn(missing_docs)]
 
 mod drill;
+mod promotion;
 mod status;
 
 pub use drill::{CertificateView, drill_report};
-pub use status::{BackupView, ClusterView, DrillView, Proof, status};
+pub use promotion::{Ending, PromotionView, promotion_report};
+pub use status::{BackupView, ClusterView, PromotionLine, STATUS_NAME, status};
 
+use highwater_core::drill::{Check, CheckKind, Outcome};
 use jiff::Timestamp;
-use maud::{DOCTYPE, Markup, html};
+use maud::{DOCTYPE, Markup, Render, html};
+
+/// The type of every page, for its object.
+pub const CONTENT_TYPE: &str = "text/html; charset=utf-8";
 
 const STYLE: &str = include_str!("style.css");
 
@@ -32,8 +39,95 @@ fn page(title: &str, body: Markup) -> String {
 }
 
 /// A fact with its name.
-fn fact(name: &str, value: impl maud::Render) -> Markup {
+fn fact(name: &str, value: impl Render) -> Markup {
     html! { dt { (name) } dd { (value) } }
+}
+
+/// A column: its name, and whether it holds numbers.
+type Column = (&'static str, bool);
+
+/// A column of words.
+const fn words(name: &'static str) -> Column {
+    (name, false)
+}
+
+/// A column of numbers.
+const fn numbers(name: &'static str) -> Column {
+    (name, true)
+}
+
+/// A table. Where it is narrow each row is a block, and each cell says its column's name itself.
+fn table(columns: &[Column], rows: impl IntoIterator<Item = Vec<Markup>>) -> Markup {
+    let class = |numeric: bool| numeric.then_some("number");
+    html! {
+        table {
+            thead { tr { @for (name, numeric) in columns { th class=[class(*numeric)] { (name) } } } }
+            tbody {
+                @for row in rows {
+                    tr { @for ((name, numeric), cell) in columns.iter().zip(row) { td class=[class(*numeric)] data-label=(name) { span { (cell) } } } }
+                }
+            }
+        }
+    }
+}
+
+/// A bar for each step, in order; the numbers stand beside it, so that nothing is said by the picture alone. Each is a name, seconds, and what
+/// else is known.
+fn bars(steps: &[(String, f64, Option<String>)]) -> Markup {
+    let longest = steps.iter().map(|(_, seconds, _)| *seconds).fold(0.001, f64::max);
+    html! {
+        table {
+            thead { tr { th { "Step" } th {} th.number { "Took" } } }
+            tbody {
+                @for (name, seconds, more) in steps {
+                    tr {
+                        td { (name) }
+                        td.bar { i style={ "width:" (format!("{:.1}", seconds / longest * 100.0)) "%" } {} }
+                        td.number { (lasting(*seconds)) @if let Some(more) = more { ", " (more) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Every check, the failed ones first.
+fn checks(checks: &[Check]) -> Markup {
+    let of = |outcome| checks.iter().filter(move |c| c.outcome == outcome);
+    let columns = [words("Outcome"), words("Check"), words("Of"), words("Expected"), words("Found"), numbers("Took")];
+    let row = |check: &Check| {
+        vec![
+            passed_or_failed(check.outcome),
+            html! { (kind(check.kind)) },
+            html! { (check.subject) },
+            html! { (check.expected) },
+            html! { (check.found) },
+            html! { (lasting(check.seconds)) },
+        ]
+    };
+    table(&columns, of(Outcome::Failed).chain(of(Outcome::Passed)).map(row))
+}
+
+fn passed_or_failed(outcome: Outcome) -> Markup {
+    match outcome {
+        Outcome::Passed => html! { span.good { "passed" } },
+        Outcome::Failed => html! { strong.bad { "FAILED" } },
+    }
+}
+
+fn kind(kind: CheckKind) -> &'static str {
+    match kind {
+        CheckKind::ServerUp => "server is up",
+        CheckKind::RestorePoint => "restore point reached",
+        CheckKind::Schema => "schema exists",
+        CheckKind::Table => "table exists",
+        CheckKind::CheckTable => "CHECK TABLE",
+        CheckKind::RowCount => "row count",
+        CheckKind::RowHash => "row hash",
+        CheckKind::NewestRow => "newest row",
+        CheckKind::Assertion => "your assertion",
+        CheckKind::ErrorLog => "error log",
+    }
 }
 
 /// To the second, UTC.

@@ -3,6 +3,7 @@
 
 use crate::error::FunctionError;
 use crate::metrics::emit;
+use crate::pages::Status;
 use crate::serve::Common;
 use highwater_aws::catalog::backups::{BackupRecord, State};
 use highwater_aws::sfn::Executions;
@@ -20,27 +21,31 @@ pub(super) struct Follow {
     executions: Executions,
     machine: String,
     topic: Topic,
+    status: Status,
 }
 
 impl Follow {
-    pub(super) fn new(common: Common, ssm: &Ssm, topic: String, machine: String) -> Self {
-        Self {
+    pub(super) fn new(common: Common, ssm: &Ssm, topic: String, machine: String) -> Result<Self, FunctionError> {
+        Ok(Self {
+            status: Status::new(&common)?,
             executions: Executions::new(&common.sdk),
             topic: Topic::new(&common.sdk, topic),
             ssm: ssm.clone(),
             deployment: common.deployment,
             clusters: common.clusters,
             machine,
-        }
+        })
     }
 
     /// What follows the state of an ended backup. `new` is what was committed just now: it is measured once.
     pub(super) async fn up(&self, record: &BackupRecord, new: Option<&StoredManifest>) -> Result<(), FunctionError> {
         match &record.state {
-            State::Committed(_) => self.committed(record, new).await,
-            State::Failed { failure, message, .. } => self.failed(record, *failure, message).await,
-            State::Requested | State::Running { .. } | State::Pruning(_) => Ok(()),
+            State::Committed(_) => self.committed(record, new).await?,
+            State::Failed { failure, message, .. } => self.failed(record, *failure, message).await?,
+            State::Requested | State::Running { .. } | State::Pruning(_) => return Ok(()),
         }
+        self.status.changed().await;
+        Ok(())
     }
 
     async fn committed(&self, record: &BackupRecord, new: Option<&StoredManifest>) -> Result<(), FunctionError> {

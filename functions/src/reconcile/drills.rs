@@ -2,6 +2,7 @@
 
 use super::Reconcile;
 use crate::error::FunctionError;
+use crate::metrics::emit;
 use crate::record_drill;
 use highwater_aws::catalog::drills::{DrillRecord, State};
 use highwater_aws::ec2::DrillInstance;
@@ -27,12 +28,21 @@ impl Reconcile {
                 Err(error) => errors.push(error),
             }
         }
+        let mut leaks = 0u32;
         for instance in instances.iter().filter(|i| !i.is_ending) {
-            match self.end_if_leaked(instance).await {
-                Ok(done) => did.extend(done),
+            match self.why_leaked(instance).await {
+                Ok(Some(why)) => {
+                    leaks += 1;
+                    match self.end_leaked(instance, why).await {
+                        Ok(done) => did.push(done),
+                        Err(error) => errors.push(error),
+                    }
+                }
+                Ok(None) => {}
                 Err(error) => errors.push(error),
             }
         }
+        emit(&self.deployment, None, &[("LeakedInstances", "Count", leaks.into())]);
         match errors.into_iter().reduce(|a, b| FunctionError { message: format!("{}; {}", a.message, b.message), ..a }) {
             Some(error) => Err(error),
             None => Ok(did),
@@ -66,15 +76,16 @@ impl Reconcile {
         }
     }
 
-    /// Ends an instance that no drill needs.
-    async fn end_if_leaked(&self, instance: &DrillInstance) -> Result<Option<String>, FunctionError> {
-        let Some(why) = leaked(self.owner(instance).await?, instance.launched_at, Timestamp::now()) else {
-            return Ok(None);
-        };
+    /// Why no drill needs an instance; nothing when one may.
+    async fn why_leaked(&self, instance: &DrillInstance) -> Result<Option<&'static str>, FunctionError> {
+        Ok(leaked(self.owner(instance).await?, instance.launched_at, Timestamp::now()))
+    }
+
+    async fn end_leaked(&self, instance: &DrillInstance, why: &str) -> Result<String, FunctionError> {
         self.ec2.terminate(&instance.id).await?;
         let drill = instance.drill.as_deref().unwrap_or("without a name");
         tracing::error!(instance = %instance.id, drill_id = drill, why, "an instance leaked");
-        Ok(Some(format!("ended instance {} of drill {drill}: {why}", instance.id)))
+        Ok(format!("ended instance {} of drill {drill}: {why}", instance.id))
     }
 
     async fn owner(&self, instance: &DrillInstance) -> Result<Owner, FunctionError> {

@@ -13,7 +13,7 @@ import type { Config } from "./config.ts";
 import { FUNCTIONS, type FunctionName, type MachineName, type Names, TAG } from "./names.ts";
 import { type Grant, keyGrant, roleOf } from "./permissions.ts";
 import type { Hosts } from "./hosts.ts";
-import type { Storage } from "./storage.ts";
+import { type Storage, STATUS_PAGE } from "./storage.ts";
 
 /** What one function is. */
 interface Spec {
@@ -164,11 +164,16 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
   });
   const start = (machine: MachineName, why: string): Grant => ({ sid: "StartExecution", why, actions: ["states:StartExecution"], resources: [names.machine(machine)] });
   const verify: Grant = { sid: "VerifyCertificate", why: "No approval and no promotion without a certificate that is ours.", actions: ["kms:Verify"], resources: [storage.signingKey.keyArn] };
+  // Reports lie beside what they are of, and once more among the pages.
+  const createPages = (keys: string): Grant => ({ sid: "CreatePages", why: "A report for people. The bucket's policy refuses to overwrite.", actions: ["s3:PutObject"], resources: [`${names.pagesArn}/${keys}`] });
+  const publish: Grant = { sid: "AskForStatus", why: "What the status page shows has changed.", actions: ["lambda:InvokeFunction"], resources: [names.function("publish-status")] };
   const DRILLS = "v1/*/drills/*";
   const PROMOTIONS = "v1/*/promotions/*";
   const env = {
     topic: { HIGHWATER_TOPIC: storage.topic.topicArn },
     signing: { HIGHWATER_SIGNING_KEY: storage.signingKey.keyArn },
+    status: { HIGHWATER_PUBLISH_STATUS: names.of("publish-status") },
+    pages: { HIGHWATER_PAGES: names.pages },
   };
   const short = Duration.seconds(60);
 
@@ -192,7 +197,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       description: "Checks every object of a finished backup and commits it; releases the lease",
       timeout: Duration.minutes(5),
       byEvent: true,
-      env: { ...env.topic, HIGHWATER_DRILL_MACHINE: names.machine("drill") },
+      env: { ...env.topic, ...env.status, HIGHWATER_DRILL_MACHINE: names.machine("drill") },
       grants: [
         cluster,
         catalog("The commit, as one conditional transaction, and the lease.", [...READ, ...WRITE]),
@@ -209,13 +214,14 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
         },
         start("drill", "A drill after each backup, where the cluster asks for it."),
         ...notify("A backup that failed."),
+        publish,
       ],
     },
     reconcile: {
       description: "Finishes what a lost event left open, expires leases, ends leaked instances, reports what is overdue",
       timeout: Duration.minutes(5),
       byEvent: true,
-      env: { ...env.topic, HIGHWATER_FINISH_BACKUP: names.of("finish-backup"), HIGHWATER_FINISH_PROMOTE: names.of("finish-promote") },
+      env: { ...env.topic, ...env.status, HIGHWATER_FINISH_BACKUP: names.of("finish-backup"), HIGHWATER_FINISH_PROMOTE: names.of("finish-promote") },
       grants: [
         everyCluster,
         { sid: "ReadDeployment", why: "Prices, for the estimated cost.", actions: ["ssm:GetParameter"], resources: [names.deploymentParameterArn] },
@@ -233,6 +239,19 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
         },
         { sid: "ReadExecutions", why: "Whether the execution behind an open operation still runs.", actions: ["states:DescribeExecution"], resources: [names.executions("drill"), names.executions("restore-primary")] },
         ...notify("What is overdue or was lost."),
+        publish,
+      ],
+    },
+    "publish-status": {
+      description: "Writes the status page from the catalog",
+      timeout: Duration.minutes(2),
+      byEvent: true,
+      env: env.pages,
+      grants: [
+        everyCluster,
+        catalog("What the page shows.", READ),
+        { sid: "WriteStatus", why: "The one writer of the page, which is put only over the page that it read.", actions: ["s3:PutObject", "s3:GetObject"], resources: [`${names.pagesArn}/${STATUS_PAGE}`] },
+        { sid: "FindStatus", why: "Whether there is a page: of an absent object S3 says 403 to whom may not list.", actions: ["s3:ListBucket"], resources: [names.pagesArn] },
       ],
     },
     "plan-restore": {
@@ -268,7 +287,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
     "record-drill": {
       description: "Reads a drill's report, signs its certificate if it passed, records it",
       timeout: short,
-      env: { ...env.topic, ...env.signing },
+      env: { ...env.topic, ...env.signing, ...env.status, ...env.pages },
       grants: [
         catalog("The drill's result.", [...READ, ...WRITE]),
         read([DRILLS], "The plan and the report."),
@@ -277,6 +296,8 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
         { ...verify, why: "A signature that a lost reply hid." },
         { sid: "SignCertificate", why: "The one place that signs.", actions: ["kms:Sign"], resources: [storage.signingKey.keyArn] },
         ...notify("A drill that failed."),
+        createPages(DRILLS),
+        publish,
       ],
     },
     "request-approval": {
@@ -324,17 +345,19 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       description: "Records how a promotion, its resumption or its roll-back ended; opens the new incarnation, releases the lease",
       timeout: short,
       byEvent: true,
-      env: env.topic,
+      env: { ...env.topic, ...env.status, ...env.pages },
       grants: [
         catalog("The promotion's end, the new incarnation, the lease.", [...READ, ...WRITE]),
         openOperations,
         commandResult,
         findCommands,
-        create(PROMOTIONS, "An approval that was decided on, and whose function broke off."),
+        create(PROMOTIONS, "An approval that was decided on, and whose function broke off; the report of a promotion."),
         read([PROMOTIONS], "An approval that a lost reply hid."),
         s3Key(true),
         answer("restore-primary"),
         ...notify("How a promotion ended; a stuck one above all."),
+        createPages(PROMOTIONS),
+        publish,
       ],
     },
     prune: {
@@ -342,7 +365,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       timeout: Duration.minutes(15),
       memoryMiB: 512,
       byEvent: true,
-      env: {},
+      env: env.status,
       grants: [
         everyCluster,
         catalog("Marks before, and removes after, the objects are gone.", [...READ, ...WRITE, "dynamodb:DeleteItem"]),
@@ -361,6 +384,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
           actions: ["s3:DeleteObjectVersion", "s3:GetObjectRetention", "s3:GetObjectLegalHold"],
           resources: [names.objects("v1/*")],
         },
+        publish,
       ],
     },
   };

@@ -7,6 +7,7 @@ export const FUNCTIONS = [
   "start-backup",
   "finish-backup",
   "reconcile",
+  "publish-status",
   "plan-restore",
   "launch-drill",
   "record-drill",
@@ -47,6 +48,15 @@ export class Names {
   /** Globally unique, and found without looking it up. */
   get bucket(): string {
     return `${this.deployment}-${Aws.ACCOUNT_ID}-${Aws.REGION}`;
+  }
+
+  /** Of the pages. */
+  get pages(): string {
+    return `${this.deployment}-pages-${Aws.ACCOUNT_ID}-${Aws.REGION}`;
+  }
+
+  get pagesArn(): string {
+    return `arn:${Aws.PARTITION}:s3:::${this.pages}`;
   }
 
   get bucketArn(): string {

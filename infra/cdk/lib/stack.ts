@@ -38,6 +38,7 @@ export class HighwaterStack extends Stack {
 
     const output = (name: string, description: string, value: string) => new CfnOutput(this, name, { description, value });
     output("Bucket", "Where backups lie", storage.bucket.bucketName);
+    output("Pages", "Where the status page (index.html) and the reports lie", storage.pages.bucketName);
     output("Catalog", "The catalog's table", storage.table.tableName);
     output("SigningKey", "Signs drill certificates; get its public half with kms get-public-key", storage.signingKey.keyArn);
     output("ApprovalUrl", "Where promotions are asked for and decided", functions.approvalUrl.url);

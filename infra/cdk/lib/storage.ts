@@ -12,6 +12,9 @@ import { Construct } from "constructs";
 import { type Config, MAX_COMMAND_HOURS } from "./config.ts";
 import { type Names, TAG } from "./names.ts";
 
+/** The key of the status page. */
+export const STATUS_PAGE = "index.html";
+
 /** The stores. Everything that holds backups, or proves them, outlives the stack. */
 export class Storage extends Construct {
   /** Encrypts backups, the drills' volumes and notifications. */
@@ -19,6 +22,8 @@ export class Storage extends Construct {
   /** Signs drill certificates; its public half verifies them anywhere. */
   readonly signingKey: Key;
   readonly bucket: Bucket;
+  /** The status page, and a copy of every report: to be looked at, not to be relied on. */
+  readonly pages: Bucket;
   readonly table: Table;
   readonly deadLetters: Queue;
   readonly topic: Topic;
@@ -44,7 +49,9 @@ export class Storage extends Construct {
       removalPolicy: RemovalPolicy.RETAIN,
     });
 
-    this.bucket = this.#bucket(config, names);
+    const logs = this.#accessLogs(names);
+    this.bucket = this.#bucket(config, names, logs);
+    this.pages = this.#pages(names, logs);
     this.table = new Table(this, "Catalog", {
       tableName: names.of("catalog"),
       partitionKey: { name: "pk", type: AttributeType.STRING },
@@ -84,8 +91,8 @@ export class Storage extends Construct {
     for (const address of config.notify) this.topic.addSubscription(new EmailSubscription(address));
   }
 
-  #bucket(config: Config, names: Names): Bucket {
-    const logs = new Bucket(this, "AccessLogs", {
+  #accessLogs(names: Names): Bucket {
+    return new Bucket(this, "AccessLogs", {
       bucketName: `${names.deployment}-access-${Aws.ACCOUNT_ID}-${Aws.REGION}`,
       encryption: BucketEncryption.S3_MANAGED,
       blockPublicAccess: BlockPublicAccess.BLOCK_ALL,
@@ -94,7 +101,32 @@ export class Storage extends Construct {
       lifecycleRules: [{ id: "forget-old-logs", expiration: Duration.days(365) }],
       removalPolicy: RemovalPolicy.RETAIN,
     });
+  }
 
+  /**
+   * What people look at. Not among the backups: there every version of a page would be locked, and its one overwritten object would be a hole
+   * in the rule that nothing is overwritten. Not under the data key: who may read pages need not be able to decrypt backups.
+   */
+  #pages(names: Names, logs: IBucket): Bucket {
+    const pages = new Bucket(this, "Pages", {
+      bucketName: names.pages,
+      encryption: BucketEncryption.S3_MANAGED,
+      blockPublicAccess: BlockPublicAccess.BLOCK_ALL,
+      objectOwnership: ObjectOwnership.BUCKET_OWNER_ENFORCED,
+      enforceSSL: true,
+      minimumTLSVersion: 1.2,
+      serverAccessLogsBucket: logs,
+      serverAccessLogsPrefix: "pages/",
+      removalPolicy: RemovalPolicy.RETAIN,
+    });
+    const guard = (sid: string, actions: string[], notResources: string[], conditions: Record<string, Record<string, unknown>>) =>
+      pages.addToResourcePolicy(new PolicyStatement({ sid, effect: Effect.DENY, principals: [new AnyPrincipal()], actions, notResources, conditions }));
+    guard("OnlyTheStatusIsOverwritten", ["s3:PutObject"], [pages.arnForObjects(STATUS_PAGE)], { Null: { "s3:if-none-match": "true" } });
+    guard("OnlyPublishStatusWritesTheStatus", ["s3:PutObject"], [pages.arnForObjects("v1/*")], { ArnNotEquals: { "aws:PrincipalArn": [names.role("publish-status")] } });
+    return pages;
+  }
+
+  #bucket(config: Config, names: Names, logs: IBucket): Bucket {
     const period = Duration.days(config.object_lock.days);
     const bucket = new Bucket(this, "Backups", {
       bucketName: names.bucket,

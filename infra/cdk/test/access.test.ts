@@ -153,6 +153,36 @@ describe("I7: the functions", () => {
   });
 });
 
+describe("I7: the pages", () => {
+  const PAGES = "arn:aws:s3:::highwater-pages-111122223333-eu-west-1";
+  const over = { ...NEW, "s3:if-none-match": undefined } as unknown as Record<string, string>;
+  const guards = () => {
+    const policies = Object.values(synthesised.template.findResources("AWS::S3::BucketPolicy")).map((p) => plain(p.Properties, synthesised.template).PolicyDocument.Statement as Statement[]);
+    return policies.find((s) => s.some((each) => each.Sid === "OnlyPublishStatusWritesTheStatus")) ?? [];
+  };
+  const may = (who: string, extra: Statement[] = []) => (action: string, key: string, context: Record<string, string>) =>
+    allowed([...inline(who), ...extra, ...guards()], { action, resource: `${PAGES}/${key}`, context: { ...context, ...arn(who) } });
+  const everything: Statement = { Effect: "Allow", Action: "*", Resource: "*" };
+
+  it("are written by one function the status, by two the reports, and never over a report", () => {
+    const status = FUNCTIONS.filter((name) => may(name)("s3:PutObject", "index.html", over));
+    expect(status).toEqual(["publish-status"]);
+    expect(FUNCTIONS.filter((name) => may(name)("s3:PutObject", "v1/orders/drills/d1/report.html", NEW))).toEqual(["record-drill"]);
+    expect(FUNCTIONS.filter((name) => may(name)("s3:PutObject", "v1/orders/promotions/p1/report.html", NEW))).toEqual(["finish-promote"]);
+    for (const name of FUNCTIONS) expect(may(name, [everything])("s3:PutObject", "v1/orders/drills/d1/report.html", over), name).toBe(false);
+    for (const name of FUNCTIONS) expect(may(name, [everything])("s3:PutObject", "index.html", over), name).toBe(name === "publish-status");
+  });
+  it("are read by people, who need no key for it", () => {
+    for (const who of ["operator", "approver"]) {
+      expect(allowed([...policy(who), ...guards()], { action: "s3:GetObject", resource: `${PAGES}/index.html`, context: READ }), who).toBe(true);
+    }
+  });
+  it("give whoever writes the status nothing of a backup", () => {
+    expect(can(inline("publish-status"), arn("publish-status"))("s3:GetObject", DATA)).toBe(false);
+    expect(can(inline("publish-status"), arn("publish-status"))("kms:Decrypt", DATA_KEY, S3_VIA)).toBe(false);
+  });
+});
+
 describe("approvals: only the URL, where IAM vouches for the caller", () => {
   const decide = "arn:aws:lambda:eu-west-1:111122223333:function:highwater-decide-approval";
   const person = { "aws:PrincipalArn": "arn:aws:iam::111122223333:role/dba" };

@@ -89,6 +89,12 @@ describe("what is kept", () => {
       for (const resource of Object.values(s.template.findResources(type))) expect([resource.DeletionPolicy, resource.UpdateReplacePolicy], type).toEqual(["Retain", "Retain"]);
     }
   });
+  it("is shown in a private bucket that holds no backup: without lock, without the data key", () => {
+    const pages = named(s.template, "AWS::S3::Bucket", "BucketName", "highwater-pages-111122223333-eu-west-1").Properties;
+    for (const key of ["ObjectLockEnabled", "VersioningConfiguration", "WebsiteConfiguration"]) expect(pages[key], key).toBeUndefined();
+    expect(pages.PublicAccessBlockConfiguration).toEqual({ BlockPublicAcls: true, BlockPublicPolicy: true, IgnorePublicAcls: true, RestrictPublicBuckets: true });
+    expect(pages.BucketEncryption.ServerSideEncryptionConfiguration).toEqual([{ ServerSideEncryptionByDefault: { SSEAlgorithm: "AES256" } }]);
+  });
   it("is catalogued in a protected table with recovery, expiry and the index of open operations", () => {
     has("AWS::DynamoDB::Table", {
       TableName: "highwater-catalog",
@@ -125,7 +131,7 @@ describe("the functions", () => {
   const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
   const environment = (name: string) => Object.keys(named(s.template, "AWS::Lambda::Function", "FunctionName", `highwater-${name}`).Properties.Environment.Variables);
 
-  it("are eleven binaries on the plain runtime, each with a role and a log group of its own", () => {
+  it("are twelve binaries on the plain runtime, each with a role and a log group of its own", () => {
     const functions = Object.values(s.template.findResources("AWS::Lambda::Function")).map((f) => f.Properties);
     expect(functions.map((f) => f.FunctionName).sort()).toEqual(FUNCTIONS.map((n) => `highwater-${n}`).sort());
     for (const f of functions) expect(f).toMatchObject({ Handler: "bootstrap", Runtime: "provided.al2023", Architectures: ["x86_64"] });
@@ -141,7 +147,7 @@ describe("the functions", () => {
     }
   });
   it("keep what they could not handle when an event called them", () => {
-    for (const name of ["start-backup", "finish-backup", "reconcile", "finish-promote", "prune"]) {
+    for (const name of ["start-backup", "finish-backup", "reconcile", "publish-status", "finish-promote", "prune"]) {
       expect(named(s.template, "AWS::Lambda::Function", "FunctionName", `highwater-${name}`).Properties.DeadLetterConfig.TargetArn).toBe("arn:aws:sqs:eu-west-1:111122223333:highwater-dead-letters");
     }
   });
@@ -205,8 +211,27 @@ describe("what calls a person", () => {
     for (const alarm of alarms) expect(alarm.AlarmActions, alarm.AlarmName).toHaveLength(1);
     const breaching = alarms.filter((a) => a.TreatMissingData === "breaching").map((a) => a.AlarmName);
     expect(breaching.sort()).toEqual(["highwater-backups-overdue", "highwater-drills-overdue"]);
+    expect(alarms.map((a) => a.AlarmName.replace("highwater-", "")).sort()).toEqual(
+      ["backups-failed", "backups-overdue", "chain-broken", "cost-over-cap", "dead-letters", "drills-failed", "drills-overdue", "function-errors", "instance-leaked", "lease-stuck", "promotion-stuck", "rto-over-target"],
+    );
+    const { template } = synthesise({ ...loadConfig(EXAMPLE), cost: { ...loadConfig(EXAMPLE).cost, cap_per_month: undefined } });
+    expect(JSON.stringify(template.findResources("AWS::CloudWatch::Alarm"))).not.toContain("cost-over-cap");
+    expect(alarms.find((a) => a.AlarmName === "highwater-cost-over-cap")?.Threshold).toBe(100);
     has("AWS::SNS::TopicPolicy", { PolicyDocument: { Statement: Match.arrayWith([Match.objectLike({ Sid: "AlarmsMayNotify", Effect: "Allow" })]) } });
     for (const { Metrics } of alarms) expect((Metrics ?? []).filter((m: any) => m.MetricStat).length).toBeLessThanOrEqual(10);
+  });
+});
+
+describe("what is measured", () => {
+  it("is what the README lists: every metric there is in an alarm or on the dashboard, and no other", () => {
+    const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
+    const table = readme.slice(readme.indexOf("| metric | of |")).split("\n\n")[0] ?? "";
+    const listed = table.split("\n").slice(2).flatMap((row) => [...(row.split("|")[1] ?? "").matchAll(/`(\w+)`/g)].map((m) => m[1]));
+    const template = JSON.stringify(Object.values({ ...s.template.findResources("AWS::CloudWatch::Alarm"), ...s.template.findResources("AWS::CloudWatch::Dashboard") }));
+    const inAlarms = Object.values<any>(s.template.findResources("AWS::CloudWatch::Alarm")).filter((a) => a.Properties.Namespace === "Highwater").map((a) => a.Properties.MetricName);
+    const onDashboard = [...template.matchAll(/\\"Highwater\\",\\"(\w+)\\"/g)].map((m) => m[1]);
+    expect(listed.length).toBeGreaterThan(10);
+    expect([...new Set([...inAlarms, ...onDashboard])].sort()).toEqual(listed.sort());
   });
 });
 

@@ -13,6 +13,7 @@ pub(super) const FUNCTIONS: &[&str] = &[
     "start-backup",
     "finish-backup",
     "reconcile",
+    "publish-status",
     "plan-restore",
     "launch-drill",
     "record-drill",

@@ -131,6 +131,14 @@ impl CatalogTable {
         Ok(self.table.query_for(Range::prefixed(cluster, "backup#"), &BRIEF).await?)
     }
 
+    /// The newest backups in brief, the newest first.
+    ///
+    /// # Errors
+    /// Those of the table.
+    pub async fn newest_briefs(&self, cluster: &ClusterId, limit: usize) -> Result<Vec<Brief>, CatalogError> {
+        Ok(self.table.query_for(Range::prefixed(cluster, "backup#").last(limit), &BRIEF).await?)
+    }
+
     /// What drills have proven, and what unfinished drills, requests and promotions use. A request uses its restore point
     /// as long as a promotion may follow from it, a drill for a while after it has passed: between two records of one
     /// flow there is then no gap.

@@ -10,6 +10,7 @@ use highwater_core::inventory::InventoryV1;
 use highwater_core::manifest::ManifestV1;
 use highwater_core::plan::{RestorePlanV1, Target};
 use highwater_core::planner::plan_restore;
+use highwater_core::promotion::PromotionJournalV1;
 use highwater_core::request::BackupRequestV1;
 use highwater_core::{Document, DocumentError, Sha256};
 
@@ -44,6 +45,8 @@ fn every_stored_format_of_version_1_is_readable() {
     let approval: ApprovalV1 = sample("approval");
     sample::<CertificateV1>("certificate");
     sample::<DeploymentV1>("deployment");
+    let journal: PromotionJournalV1 = sample("promotion-journal");
+    assert_eq!(journal.approval_sha256, Sha256::of(&bytes("approval")));
 
     // The samples belong together, as stored documents do.
     let sha256 = Sha256::of(&bytes("manifest"));

@@ -80,7 +80,7 @@ impl Cluster {
         Self {
             config: config(Some(10)),
             catalog: catalog_of(&[&full, &inc]),
-            drills: vec![Drill { drill_id: drill_id(30), backup_id: inc.id().clone(), state: passed }],
+            drills: vec![Drill { drill_id: drill_id(30), backup_id: inc.id().clone(), has_report: true, state: passed }],
             proven: Some(proven),
             last_failure: None,
             owed: None,
@@ -156,9 +156,9 @@ fn whoever_is_needed_is_told_what_for_in_the_runbooks_words() {
     let mut failed = Cluster::well();
     let (backup_id, at) = (failed.drills[0].backup_id.clone(), minute(50));
     let state = DrillState::Failed { at, reason: "rows are missing".into() };
-    failed.drills.insert(0, Drill { drill_id: drill_id(45), backup_id: backup_id.clone(), state });
+    failed.drills.insert(0, Drill { drill_id: drill_id(45), backup_id: backup_id.clone(), has_report: true, state });
     let text = format!("drill {} of {backup_id} did not pass: rows are missing", drill_id(45));
-    let drill = |state| Drill { drill_id: drill_id(55), backup_id: backup_id.clone(), state };
+    let drill = |state| Drill { drill_id: drill_id(55), backup_id: backup_id.clone(), has_report: true, state };
     failed.drills.insert(0, drill(DrillState::Open { step: "running" }));
     check(failed, 60, &[("drills-failed", &text)]);
     let mut passed = Cluster::well();
@@ -199,7 +199,7 @@ fn what_runs_and_what_is_owed_is_shown() {
     let holder = Holder { operation: "20261122T005000Z-incr-0001".into(), purpose: Purpose::Backup, expires_at: minute(500) };
     busy.lease = Lease { token: 3, holder: Some(holder) };
     let backup_id = busy.drills[0].backup_id.clone();
-    busy.drills.insert(0, Drill { drill_id: drill_id(55), backup_id, state: DrillState::Open { step: "running" } });
+    busy.drills.insert(0, Drill { drill_id: drill_id(55), backup_id, has_report: false, state: DrillState::Open { step: "running" } });
     busy.owed = Some(Owed { force: Force::Full, why: "the last attempt ended with Storage".into() });
     let status = busy.at(60);
     let running: Vec<_> = status.running.iter().map(|r| (r.what, r.since, r.step)).collect();
