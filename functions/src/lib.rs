@@ -10,6 +10,7 @@ pub mod finish_promote;
 pub mod launch_drill;
 pub mod metrics;
 pub mod plan_restore;
+pub mod primary;
 pub mod promote;
 pub mod proof;
 pub mod prune;

@@ -19,9 +19,15 @@ use highwater_aws::s3::Bucket;
 use highwater_core::{ClusterId, Failure};
 use std::process::ExitCode;
 
+/// What `--version` says: the release and its commit, as `make package` names them.
+const VERSION: &str = match option_env!("HIGHWATER_VERSION") {
+    Some(release) => release,
+    None => concat!(env!("CARGO_PKG_VERSION"), " (not a release)"),
+};
+
 /// Backups of MySQL and MariaDB with proven restores: decide, plan, list, audit, approve.
 #[derive(Debug, Parser)]
-#[command(name = "highwater", version, after_long_help = highwater_core::failure::exit_code_help())]
+#[command(name = "highwater", version = VERSION, after_long_help = highwater_core::failure::exit_code_help())]
 struct Cli {
     /// One JSON value on standard output instead of text.
     #[arg(long, global = true)]

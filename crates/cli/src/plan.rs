@@ -3,6 +3,7 @@
 use crate::ClusterArgs;
 use crate::error::Result;
 use crate::output::{bytes, show, table, write_document};
+use highwater_aws::copies::pin_copies;
 use highwater_aws::manifests::read_catalog;
 use highwater_core::plan::Target;
 use highwater_core::planner::plan_restore;
@@ -18,14 +19,21 @@ pub(crate) struct PlanArgs {
     /// latest, a backup id, lsn:<number>, or a time like 2026-11-22T02:00:00Z: the newest restore point not after it.
     #[arg(long, default_value = "latest")]
     target: Target,
+    /// The bucket holds copies of a deployment's objects (a vault): pin each at the version that this bucket has of it, by its checksum.
+    #[arg(long)]
+    copied: bool,
     /// The plan's file; never overwritten.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
 
 pub(crate) async fn run(args: &PlanArgs, json: bool) -> Result<()> {
-    let catalog = read_catalog(&args.of.connect().await, &args.of.cluster).await?;
-    let plan = plan_restore(&catalog, &args.target, &args.of.bucket, Timestamp::now())?;
+    let bucket = args.of.connect().await;
+    let catalog = read_catalog(&bucket, &args.of.cluster).await?;
+    let mut plan = plan_restore(&catalog, &args.target, &args.of.bucket, Timestamp::now())?;
+    if args.copied {
+        plan = pin_copies(&bucket, plan).await?;
+    }
     let sha256 = write_document(&args.out, &plan)?;
     let stored = |step: &highwater_core::plan::PlanStep| step.objects.iter().map(|o| o.size).sum::<u64>();
     let rows: Vec<_> = plan

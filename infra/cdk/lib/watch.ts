@@ -5,7 +5,7 @@ import { Alarm, ComparisonOperator, Dashboard, GraphWidget, type IMetric, MathEx
 import { SnsAction } from "aws-cdk-lib/aws-cloudwatch-actions";
 import { Construct } from "constructs";
 import type { Config } from "./config.ts";
-import { FUNCTIONS, MACHINES, type MachineName, type Names } from "./names.ts";
+import { FUNCTIONS, MACHINES, type MachineName, type Names, TAG } from "./names.ts";
 import type { Functions } from "./functions.ts";
 import { policyOf } from "./permissions.ts";
 import type { Storage } from "./storage.ts";
@@ -100,6 +100,15 @@ function people(scope: Construct, names: Names, storage: Storage, functions: Fun
       },
       { sid: "FindExecutions", why: "The machines and their executions.", actions: ["states:DescribeStateMachine", "states:ListExecutions"], resources: MACHINES.map((m) => names.machine(m)) },
       { sid: "ReadCatalog", why: "The operator's command reads it.", actions: ["dynamodb:GetItem", "dynamodb:Query"], resources: [storage.table.tableArn, `${storage.table.tableArn}/index/open`] },
+      { sid: "SendDocuments", why: "Install or upgrade the helper of the deployed release, and ask its doctor.", actions: ["ssm:SendCommand"], resources: [names.document("install"), names.document("doctor")] },
+      {
+        sid: "SendToOurHosts",
+        why: "Only to hosts that carry this deployment's tag.",
+        actions: ["ssm:SendCommand"],
+        resources: [names.arn("ec2", "instance", "*"), names.arn("ssm", "managed-instance", "*")],
+        conditions: { StringEquals: { [`ssm:resourceTag/${TAG.deployment}`]: names.deployment } },
+      },
+      { sid: "ReadCommandResults", why: "What the host answered; these actions know no resource.", actions: ["ssm:GetCommandInvocation", "ssm:ListCommandInvocations"], resources: ["*"] },
       { sid: "ReadClusters", why: "The clusters' configuration: hosts, schedules, keep rules.", actions: ["ssm:GetParameter", "ssm:GetParametersByPath"], resources: [names.parameterArn, `${names.parameterArn}/*`] },
     ],
   });

@@ -85,9 +85,12 @@ describe("what is kept", () => {
     for (const rule of rules) for (const key of ["ExpirationInDays", "NoncurrentVersionExpiration", "Transitions"]) expect(rule[key]).toBeUndefined();
   });
   it("outlives the stack", () => {
-    for (const type of ["AWS::S3::Bucket", "AWS::DynamoDB::Table", "AWS::KMS::Key"]) {
-      for (const resource of Object.values(s.template.findResources(type))) expect([resource.DeletionPolicy, resource.UpdateReplacePolicy], type).toEqual(["Retain", "Retain"]);
+    for (const type of ["AWS::S3::Bucket", "AWS::DynamoDB::Table", "AWS::KMS::Key", "AWS::SNS::Topic"]) {
+      const kept = type === "AWS::DynamoDB::Table" ? "Retain" : "RetainExceptOnCreate";
+      for (const resource of Object.values(s.template.findResources(type))) expect([resource.DeletionPolicy, resource.UpdateReplacePolicy], type).toEqual([kept, "Retain"]);
     }
+    const guards = Object.values<any>(s.template.findResources("AWS::S3::BucketPolicy")).find((p) => p.Properties.PolicyDocument.Statement.some((each: any) => each.Sid === "OnlyPruneDeletes"));
+    expect(guards.DeletionPolicy).toBe("RetainExceptOnCreate");
   });
   it("is catalogued in a protected table with recovery, expiry and the index of open operations", () => {
     has("AWS::DynamoDB::Table", {
@@ -239,12 +242,12 @@ describe("the deployment", () => {
   });
   it("is not synthesised without its binaries", () => {
     const app = new App();
-    expect(() => new HighwaterStack(app, "x", { config: loadConfig(EXAMPLE), artifacts: { directory: "/nonexistent" } })).toThrow(/start-backup holds no bootstrap: build the functions first/);
+    expect(() => new HighwaterStack(app, "x", { config: loadConfig(EXAMPLE), artifacts: { directory: "/nonexistent", place: "assets" } })).toThrow(/\/nonexistent holds no highwater-host: run `make package` first/);
   });
   it("is the same stack for whoever deploys it without CDK, its code's place being two parameters", () => {
     const app = new App({ builtinCloudFormationValidation: false });
     const synthesizer = new DefaultStackSynthesizer({ generateBootstrapVersionRule: false });
-    const stack = new HighwaterStack(app, "highwater", { config: loadConfig(EXAMPLE), artifacts: "parameters", synthesizer });
+    const stack = withArtifacts((directory) => new HighwaterStack(app, "highwater", { config: loadConfig(EXAMPLE), artifacts: { directory, place: "parameters" }, synthesizer }));
     const template = Template.fromStack(stack).toJSON();
     const without = ({ Resources, ...rest }: any) => ({
       ...rest,
