@@ -15,7 +15,7 @@ fn aws(s3: &S3, arguments: &[&str]) -> String {
     run(Command::new(tool("peers/bin/aws")).envs(s3.env()).args(arguments))
 }
 
-fn plan(host: &Host<'_>, bucket: &str, name: &str, more: &[&str]) -> RestorePlanV1 {
+fn plan(host: &Host, bucket: &str, name: &str, more: &[&str]) -> RestorePlanV1 {
     let out = host.path(name);
     let arguments = ["plan", "--bucket", bucket, "--cluster", "orders", "--out", out.to_str().unwrap()];
     host.cli(&[&arguments, more].concat()).success();
@@ -23,7 +23,7 @@ fn plan(host: &Host<'_>, bucket: &str, name: &str, more: &[&str]) -> RestorePlan
 }
 
 /// Puts other bytes over an object of the vault, as many as there were.
-fn damage(s3: &S3, host: &Host<'_>, key: &str, size: u64) {
+fn damage(s3: &S3, host: &Host, key: &str, size: u64) {
     let other = host.path("other");
     fs::write(&other, vec![b'x'; usize::try_from(size).unwrap()]).unwrap();
     aws(s3, &["s3api", "put-object", "--bucket", "vault", "--key", key, "--body", other.to_str().unwrap()]);

@@ -21,12 +21,12 @@ export function replicate(scope: Construct, bucket: Bucket, key: Key, vault: Vau
   if (vault.kms_key === undefined) throw new ConfigError("vault.kms_key is missing: deploy the vault's stack first (bin/vault.ts); its output VaultKey belongs here");
   const target = `arn:${Aws.PARTITION}:s3:::${vault.bucket}`;
   const grants: Grant[] = [
-    { sid: "ReadRule", why: "The rule, and which objects there are.", actions: ["s3:GetReplicationConfiguration", "s3:ListBucket"], resources: [bucket.bucketArn] },
+    { sid: "ReadRule", why: "The rule, and which objects there are.", actions: ["s3:GetReplicationConfiguration", "s3:ListBucket"], resources: [names.bucketArn] },
     {
       sid: "ReadVersions",
       why: "Every object, with its lock: the copy is locked like it.",
       actions: ["s3:GetObjectVersionForReplication", "s3:GetObjectVersionAcl", "s3:GetObjectVersionTagging", "s3:GetObjectRetention", "s3:GetObjectLegalHold"],
-      resources: [bucket.arnForObjects("*")],
+      resources: [names.objects("*")],
     },
     { sid: "WriteCopies", why: "Copies, which then belong to the vault's account; no deletions.", actions: FROM_OUTSIDE.objects, resources: [`${target}/*`] },
     keyGrant("DecryptOurs", "What is copied is encrypted here.", key.keyArn, "s3", ["kms:Decrypt"]),

