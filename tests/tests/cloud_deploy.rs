@@ -117,7 +117,12 @@ fn a_deleted_stack_leaves_its_data_catalog_keys_topic_and_guards_and_a_new_one_t
 
     cloud.cli(&["iam", "detach-role-policy", "--role-name", "db-orders", "--policy-arn", policy]);
     cloud.cli(&["cloudformation", "delete-stack", "--stack-name", "highwater"]);
-    cloud.cli(&["cloudformation", "wait", "stack-delete-complete", "--stack-name", "highwater"]);
+    wait_for("the stack's end", || {
+        let wanted = "StackSummaries[?StackName=='highwater'].StackStatus";
+        let found = cloud.cli(&["cloudformation", "list-stacks", "--query", wanted]);
+        assert!(!found.to_string().contains("FAILED"), "{found}");
+        (found == json!(["DELETE_COMPLETE"])).then_some(())
+    });
     let functions = cloud.cli(&["lambda", "list-functions", "--query", "Functions[].FunctionName"]);
     assert_eq!(functions, json!([]));
     assert_eq!(cloud.items("orders"), items, "the catalog");

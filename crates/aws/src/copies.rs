@@ -9,7 +9,7 @@ use highwater_core::manifest::{DataObject, ObjectRef};
 use highwater_core::plan::{PlanStep, RestorePlanV1};
 
 /// The same plan, with each object pinned at the version that this bucket has of it: the one that is named, if it is there, or else the
-/// newest whose size and checksum are the named one's.
+/// newest of the same content.
 ///
 /// # Errors
 /// `NotFound` when there is no such version; `AccessDenied` (it lists versions), `Unavailable`.
@@ -52,9 +52,10 @@ fn candidates<'a>(versions: &'a [Version], key: &'a str, size: u64) -> impl Iter
 
 async fn data_version(bucket: &Bucket, versions: &[Version], object: &DataObject) -> Result<String, StoreError> {
     for id in candidates(versions, &object.key, object.size) {
-        let head = bucket.head(&object.key, Some(id)).await?;
-        // A copy in parts may have a checksum of its parts, or none: then the frames' own checksums decide when it is restored.
-        if head.crc64nvme.is_none_or(|crc| crc == object.crc64nvme) {
+        // A copy has the checksum of whoever made it, or none. The frame table has a checksum of every frame, and the manifest has the
+        // table's digest: what has this table is the object, or will be noticed when it is restored.
+        let table = bucket.get_range(&object.key, Some(id), object.table_offset..object.size).await?;
+        if Sha256::of(&table) == object.table_sha256 {
             return Ok(id.to_owned());
         }
     }
