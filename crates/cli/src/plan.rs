@@ -19,7 +19,7 @@ pub(crate) struct PlanArgs {
     /// latest, a backup id, lsn:<number>, or a time like 2026-11-22T02:00:00Z: the newest restore point not after it.
     #[arg(long, default_value = "latest")]
     target: Target,
-    /// The bucket holds copies of a deployment's objects (a vault): pin each at the version that this bucket has of it, by its checksum.
+    /// The bucket holds copies of a deployment's objects (a vault): pin each at the version that this bucket has of it, by its content.
     #[arg(long)]
     copied: bool,
     /// The plan's file; never overwritten.

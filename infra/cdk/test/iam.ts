@@ -3,6 +3,8 @@
 
 export interface Statement {
   Sid?: string;
+  /** Looked at by tests of several accounts only. */
+  Principal?: unknown;
   Effect: "Allow" | "Deny";
   /** Absent where there is a NotAction. */
   Action: string | string[];

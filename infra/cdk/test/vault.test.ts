@@ -29,9 +29,11 @@ let role: Statement[];
 let source: any;
 
 /** Another account's request needs both accounts' leave; one of the vault's own account either. */
-const may = (identity: Statement[], action: string, resource: string, context: Record<string, string>, resourcePolicy = policy) => {
+const may = (identity: Statement[], action: string, resource: string, context: Record<string, string>, policies = policy) => {
   const request = { action, resource, context };
-  const outside = context["aws:PrincipalAccount"] !== VAULT.account;
+  const account = context["aws:PrincipalAccount"] ?? "";
+  const resourcePolicy = policies.filter(({ Principal }) => [`arn:aws:iam::${account}:root`, "*"].includes((Principal as { AWS: string }).AWS));
+  const outside = account !== VAULT.account;
   return outside ? allowed([...identity, ...resourcePolicy.filter((s) => s.Effect === "Deny")], request) && allowed(resourcePolicy, request) : allowed([...identity, ...resourcePolicy], request);
 };
 
@@ -139,5 +141,5 @@ describe("the deployment's end", () => {
     } finally {
       rmSync(directory, { recursive: true });
     }
-  });
+  }, 180_000);
 });
