@@ -41,11 +41,15 @@ bench: tools ## Speed and memory against the usual pipelines; writes docs/BENCHM
 	cargo build --release -p highwater-host -p highwater-tests --bins --benches --quiet
 	target/release/bench
 
-# The functions are built by cargo-lambda, which links them against an older glibc than this machine's: Lambda's.
+# The functions are built by cargo-lambda, the commands by cargo-zigbuild: both link against an older glibc than this machine's,
+# Lambda's and that of the oldest hosts (Amazon Linux 2; RHEL 8 and Ubuntu 20.04 have newer ones).
 LAMBDA := $(HIGHWATER_TOOLS)/lambda
+FUNCTIONS_GLIBC := 2.34
+COMMANDS_GLIBC := 2.26
+HOST_TARGET := $(shell uname -m)-unknown-linux-gnu
 $(LAMBDA)/.installed: Makefile
 	python3 -m venv $(LAMBDA)
-	$(LAMBDA)/bin/pip install --quiet --disable-pip-version-check cargo-lambda==1.9.2 ziglang==0.17.1
+	$(LAMBDA)/bin/pip install --quiet --disable-pip-version-check cargo-lambda==1.9.2 cargo-zigbuild==0.24.0 ziglang==0.17.1
 	touch $@
 
 .PHONY: functions
@@ -53,10 +57,40 @@ functions: $(LAMBDA)/.installed ## The functions, for this machine's architectur
 	PATH=$(LAMBDA)/bin:$$PATH cargo lambda build --locked --profile function --disable-optimizations --quiet \
 		-p highwater-functions --$$(uname -m | sed 's/x86_64/x86-64/;s/aarch64/arm64/')
 
+# What the commands say of themselves: the number, and the commit where there is one.
+VERSION = $(shell sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+COMMIT = $(shell git rev-parse --short=12 HEAD 2>/dev/null && { git diff --quiet HEAD || echo changed; })
+RELEASE = $(VERSION)$(if $(COMMIT), ($(COMMIT)))
+# No path of this machine is in a release, so that where it was built does not matter.
+REMAP = --remap-path-prefix=$(CURDIR)=highwater --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=cargo
+
+.PHONY: commands
+commands: $(LAMBDA)/.installed ## The helper and the operator's command, for hosts with an old glibc, in target/<arch>-unknown-linux-gnu
+	PATH=$(LAMBDA)/bin:$$PATH HIGHWATER_VERSION='$(RELEASE)' RUSTFLAGS="$(REMAP)" \
+		cargo zigbuild --release --locked --quiet --target $(HOST_TARGET).$(COMMANDS_GLIBC) -p highwater-host -p highwater
+
+# The template of a configuration, as CloudFormation or Terraform deploys it: pinned to the helper that was just built.
+TEMPLATE := target/package/template
+.PHONY: template
+template: commands $(CDK)/node_modules/.installed
+	rm -rf $(TEMPLATE)
+	cd $(CDK) && HIGHWATER_CONFIG='$(abspath $(CONFIG))' HIGHWATER_ARTIFACTS='$(CURDIR)/target/$(HOST_TARGET)/release' \
+		HIGHWATER_PLACE=parameters CDK_OUTDIR='$(CURDIR)/$(TEMPLATE)' node_modules/.bin/tsx bin/highwater.ts
+
 .PHONY: package
-package: functions ## A zip for each function, the two commands, and their SHA-256 sums, in target/package
-	cargo build --release --locked -p highwater-host -p highwater --quiet
-	@scripts/package.py $$(cargo metadata --no-deps --format-version 1 | sed -E 's/.*"name":"highwater-host","version":"([^"]+)".*/\1/') $$(uname -m)
+package: functions commands $(if $(CONFIG),template) ## A release in target/package/release: a zip for each function, the two commands, SHA-256 sums; with CONFIG=FILE its template
+	@scripts/package.py --functions target/lambda --functions-glibc $(FUNCTIONS_GLIBC) --commands target/$(HOST_TARGET)/release \
+		--commands-glibc $(COMMANDS_GLIBC) --version '$(RELEASE)' $(if $(CONFIG),--template $(TEMPLATE)) --out target/package/release
+
+# Those that need nothing of a debug build: no crash points.
+PACKAGE_TESTS := test(=a_schedule_that_fires_takes_a_real_full_and_then_an_incremental_into_the_catalog) \
+	| test(=a_host_is_installed_from_the_deployed_release_and_from_nothing_else) \
+	| binary(=cloud_restore)
+
+.PHONY: test-package
+test-package: tools package ## The release itself on the local cloud: deployed, installed, a backup, a drill, a promotion
+	cargo build --workspace --tests $(FAULTS) --quiet
+	HIGHWATER_RELEASE='$(CURDIR)/target/package/release' cargo nextest run --workspace $(FAULTS) --no-fail-fast -E '$(PACKAGE_TESTS)'
 
 .PHONY: bench-functions
 bench-functions: tools functions ## Cold start, size and memory of each function; writes its part of docs/BENCHMARKS.md

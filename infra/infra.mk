@@ -12,7 +12,7 @@ check-infra: $(CDK)/node_modules/.installed $(CDK)/.venv/.installed ## Types, po
 	cd $(CDK) && node_modules/.bin/tsc && CI=true NO_COLOR=1 node_modules/.bin/vitest run --reporter=dot
 	bash -n infra/drill/user-data.sh
 	$(CDK)/.venv/bin/python -B infra/terraform/check.py
-	$(CDK)/.venv/bin/cfn-lint --config-file $(CDK)/.cfnlintrc.yaml $(CDK)/cdk.out/*.template.json
+	$(CDK)/.venv/bin/cfn-lint --config-file $(CDK)/.cfnlintrc.yaml $(CDK)/cdk.out/*.template.json $(CDK)/cdk.out/with-*/*.template.json
 
 # Needs the template that check-infra writes.
 .PHONY: test-infra

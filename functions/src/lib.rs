@@ -12,6 +12,7 @@ pub mod mains;
 pub mod metrics;
 pub mod pages;
 pub mod plan_restore;
+pub mod primary;
 pub mod promote;
 pub mod proof;
 pub mod prune;

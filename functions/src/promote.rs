@@ -5,6 +5,7 @@
 //! helper uses an approval once.
 
 use crate::error::{FunctionError, Name};
+use crate::primary::Primaries;
 use crate::proof::{self, Drilled};
 use crate::serve::{Common, variable};
 use highwater_aws::call::CallErrorKind;
@@ -67,6 +68,7 @@ pub struct Promote {
     catalog: CatalogTable,
     bucket: Bucket,
     ssm: Ssm,
+    primaries: Primaries,
     key: SigningKey,
 }
 
@@ -96,6 +98,7 @@ impl Promote {
         Ok(Self {
             document: variable("HIGHWATER_PROMOTE_DOCUMENT")?,
             key: SigningKey::new(&common.sdk, variable("HIGHWATER_SIGNING_KEY")?),
+            primaries: Primaries::new(&common),
             ssm: Ssm::new(&common.sdk),
             clusters: common.clusters,
             catalog: CatalogTable::new(common.table),
@@ -135,6 +138,7 @@ impl Promote {
         ApprovalV1::parse_pinned(&bytes, event.approval.sha256)?;
         let (certificate, at) = proof::certificate(&self.bucket, &self.key, &event.drill).await?;
         let config = self.ssm.cluster(&self.clusters, cluster).await?;
+        let host = self.primaries.of(&config).await?;
         let found = self.catalog.approval(cluster, &id).await?;
         let asked = found.ok_or_else(|| refused(format!("cluster {cluster} has no request {id}")))?;
         if asked.execution != event.execution {
@@ -144,12 +148,12 @@ impl Promote {
         let newest = self.catalog.newest_request(cluster).await?.ok_or_else(|| refused("no request is known"))?;
         let newest_incarnation = head.newest.as_ref().map(|newest| &newest.incarnation);
         let situation = Situation { newest_request: &newest, newest_incarnation, now };
-        asked.request.may_promote(event.approval.sha256, at.sha256, &config.host, situation).map_err(refused)?;
+        asked.request.may_promote(event.approval.sha256, at.sha256, &host, situation).map_err(refused)?;
         let record = PromotionRecord {
             format: PromotionRecord::FORMAT.to_owned(),
             id,
             cluster: cluster.clone(),
-            host: config.host.clone(),
+            host,
             backup_id: certificate.point.backup_id.clone(),
             approval: event.approval.clone(),
             execution: event.execution.clone(),

@@ -4,6 +4,7 @@
 //! and tells them again.
 
 use crate::error::{FunctionError, Name};
+use crate::primary::Primaries;
 use crate::proof::{self, Drilled};
 use crate::serve::{Common, variable};
 use highwater_aws::catalog::approvals::{ApprovalRecord, Recorded};
@@ -58,9 +59,11 @@ pub struct RequestApproval {
     catalog: CatalogTable,
     bucket: Bucket,
     ssm: Ssm,
+    primaries: Primaries,
     key: SigningKey,
     topic: Topic,
     hours: i64,
+    approvers: u32,
     url: String,
 }
 
@@ -78,10 +81,15 @@ impl RequestApproval {
     /// # Errors
     /// `Permanent`, with the variable that is missing or wrong.
     pub fn new(common: Common) -> Result<Self, FunctionError> {
-        let hours = variable("HIGHWATER_APPROVAL_HOURS")?;
-        let wrong = |_| FunctionError::of(Failure::Config, format!("HIGHWATER_APPROVAL_HOURS is {hours:?}, not a number of hours"));
+        let number = |name: &str| {
+            let text = variable(name)?;
+            let wrong = || FunctionError::of(Failure::Config, format!("{name} is {text:?}, not a number from 1 to 336"));
+            text.parse::<u32>().ok().filter(|n| (1..=336).contains(n)).ok_or_else(wrong)
+        };
         Ok(Self {
-            hours: hours.parse().map_err(wrong)?,
+            hours: number("HIGHWATER_APPROVAL_HOURS")?.into(),
+            approvers: number("HIGHWATER_APPROVERS")?,
+            primaries: Primaries::new(&common),
             url: variable("HIGHWATER_APPROVAL_URL")?,
             topic: Topic::new(&common.sdk, variable("HIGHWATER_TOPIC")?),
             key: SigningKey::new(&common.sdk, variable("HIGHWATER_SIGNING_KEY")?),
@@ -173,6 +181,7 @@ impl RequestApproval {
             return Err(refused(format!("request {} is {}", request.id, request.state.describe())));
         }
         let incarnation = incarnation.ok_or_else(|| refused(format!("cluster {} has no restore point", request.cluster)))?;
+        let host = self.primaries.of(config).await?;
         let mut next = record.clone();
         next.token = Some(event.token.clone());
         next.request.state = RequestState::Waiting {};
@@ -184,11 +193,12 @@ impl RequestApproval {
             certificate: at,
             plan: certificate.plan.clone(),
             report: certificate.report.clone(),
-            host: config.host.clone(),
+            host,
             incarnation,
             asked_at: now,
             expires_at: now.saturating_add(SignedDuration::from_hours(self.hours)).unwrap_or(Timestamp::MAX),
             valid_hours: config.promotion.timeout_hours,
+            approvers: self.approvers,
         });
         self.replace(&record, next).await
     }
@@ -205,10 +215,13 @@ impl RequestApproval {
 fn message(request: &PromotionRequest, question: &Question, certificate: &CertificateV1, url: &str, now: Timestamp) -> (String, String) {
     let (cluster, host) = (&request.cluster, &question.host);
     let subject = format!("Approve or deny: replace the data of {cluster} ({})", request.id);
-    let who = match &request.requester {
-        Some(by) => format!("{by}\n             One other person has to approve."),
-        None => "not known (it was started in the console)\n             Two different people have to approve.".to_owned(),
+    let needed = match request.approvals_needed() {
+        1 => "One other person has to approve.".to_owned(),
+        n if request.requester.is_some() => format!("{n} other people have to approve."),
+        n => format!("{n} different people have to approve."),
     };
+    let by = request.requester.as_ref().map_or_else(|| "not known (it was started in the console)".to_owned(), ToString::to_string);
+    let who = format!("{by}\n             {needed}");
     let seconds: f64 = certificate.phases.iter().map(|phase| phase.seconds).sum();
     let command = |word: &str| format!("  highwater {word} --url {url} --cluster {cluster} --request {}", request.id);
     let message = format!(

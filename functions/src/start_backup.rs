@@ -5,6 +5,7 @@
 //! for by its comment before another is sent. A second command for one backup would be harmless: the helper is idempotent.
 
 use crate::error::{FunctionError, Name};
+use crate::primary::Primaries;
 use crate::serve::{Common, variable};
 use highwater_aws::call::CallErrorKind;
 use highwater_aws::catalog::backups::{Asked, BackupRecord, State};
@@ -16,7 +17,7 @@ use highwater_core::ids::cluster_prefix;
 use highwater_core::lease::{Holder, Lease, LeaseHeld, Purpose};
 use highwater_core::rto::Measured;
 use highwater_core::schedule::{Decision, Force, NextFacts, next_backup};
-use highwater_core::{BackupId, BackupKind, ClusterId, Document, Failure, Sha256};
+use highwater_core::{BackupId, BackupKind, ClusterId, Document, Failure, HostId, Sha256};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -92,6 +93,7 @@ pub struct StartBackup {
     catalog: CatalogTable,
     bucket: Bucket,
     ssm: Ssm,
+    primaries: Primaries,
 }
 
 /// Reads an event.
@@ -116,6 +118,7 @@ impl StartBackup {
     pub fn new(common: Common) -> Result<Self, FunctionError> {
         Ok(Self {
             document: variable("HIGHWATER_BACKUP_DOCUMENT")?,
+            primaries: Primaries::new(&common),
             clusters: common.clusters,
             catalog: CatalogTable::new(common.table),
             bucket: common.bucket,
@@ -206,12 +209,13 @@ impl StartBackup {
 
     /// Decides, and writes the intent.
     async fn begin(&self, event: &Event, config: &ClusterConfigV1, lease: &Lease, now: Timestamp) -> Result<Answer, Failed> {
+        let host = self.primaries.of(config).await?;
         let (cluster, window) = (&event.cluster, self.catalog.window(&event.cluster).await?);
         let measured = self.measured(config).await?;
         let (owed, force) = (window.head.owed.as_ref(), event.force);
         let facts = NextFacts { now, nonce: nonce(), source: None, tool: None, owed, force, measured: &measured };
         let decision = next_backup(&window.catalog, config.policy(), facts);
-        let (taken, record) = self.intent(&window, lease, &decision, event.force, config, now)?;
+        let (taken, record) = self.intent(&window, lease, &decision, (event.force, host), config, now)?;
         self.catalog.begin_backup(&window, (lease, &taken), &record, event.once.as_deref()).await?;
         tracing::info!(%cluster, backup_id = %decision.backup_id, token = taken.token, "begun: {}", decision.reason);
         self.send(record, config, Sent::NotYet).await
@@ -231,7 +235,7 @@ impl StartBackup {
         window: &Window,
         lease: &Lease,
         decision: &Decision,
-        force: Force,
+        (force, host): (Force, HostId),
         config: &ClusterConfigV1,
         now: Timestamp,
     ) -> Result<(Lease, BackupRecord), CatalogError> {
@@ -243,7 +247,7 @@ impl StartBackup {
         let request = decision.request(&window.catalog, self.bucket.name(), now, deliver_within).to_bytes();
         let asked = Asked {
             token: taken.token,
-            host: config.host.clone(),
+            host,
             at: now,
             lease_expires_at: expires_at,
             force,

@@ -12,9 +12,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
+/// What `--version` says: the release and its commit, as `make package` names them.
+pub const VERSION: &str = match option_env!("HIGHWATER_VERSION") {
+    Some(release) => release,
+    None => concat!(env!("CARGO_PKG_VERSION"), " (not a release)"),
+};
+
 /// Backs up, restores, drills and promotes the MySQL or MariaDB server on this host.
 #[derive(Debug, Parser)]
-#[command(name = "highwater-host", version, after_long_help = highwater_core::failure::exit_code_help())]
+#[command(name = "highwater-host", version = VERSION, after_long_help = highwater_core::failure::exit_code_help())]
 pub struct Cli {
     /// The host's configuration.
     #[arg(long, global = true, default_value = DEFAULT_PATH)]

@@ -2,6 +2,7 @@
 //! unknown keys are refused. Secrets appear only by reference.
 
 use crate::error::{Context, Error, Result};
+use highwater_core::identity::Engine;
 use highwater_core::{ClusterId, Failure, HostId};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -50,13 +51,15 @@ pub struct ServerConfig {
     pub socket: PathBuf,
     /// The user for socket authentication when there is no defaults file. Default: `root`.
     pub user: String,
+    /// What the server has to be, like `mariadb-10.11`: `doctor` says when it is another. Default: whatever it is.
+    pub engine: Option<Engine>,
     /// Directory with the tools (`mariadb-backup` or `xtrabackup`) and server binaries, searched before PATH.
     pub bin_dir: Option<PathBuf>,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { defaults_file: None, socket: "/run/mysqld/mysqld.sock".into(), user: "root".into(), bin_dir: None }
+        Self { defaults_file: None, socket: "/run/mysqld/mysqld.sock".into(), user: "root".into(), engine: None, bin_dir: None }
     }
 }
 

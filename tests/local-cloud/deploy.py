@@ -1,9 +1,10 @@
 """Deploys what `cdk synth` wrote to a local cloud, as `cdk deploy` does to AWS: assets first, then the stack.
 
-    python deploy.py CDK_OUT --endpoint http://127.0.0.1:41234
+    python deploy.py CDK_OUT --endpoint http://127.0.0.1:41234 [--import retained.json]
 
 Prints the stack's outputs as JSON; a stack that fails ends this with the resources' reasons. Again with
-the same name: an update.
+the same name: an update. With --import it first takes over what an earlier stack left behind, as `cdk import
+--resource-mapping` does: {"logical id": {"BucketName": "…"}}.
 """
 
 import argparse
@@ -26,11 +27,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cdk_out", type=Path)
     parser.add_argument("--endpoint", required=True)
+    parser.add_argument("--import", dest="retained", type=Path)
     arguments = parser.parse_args()
-    print(json.dumps(deploy(arguments.cdk_out, arguments.endpoint)))
+    retained = json.loads(arguments.retained.read_text()) if arguments.retained else {}
+    print(json.dumps(deploy(arguments.cdk_out, arguments.endpoint, retained)))
 
 
-def deploy(cdk_out: Path, endpoint: str) -> dict:
+def deploy(cdk_out: Path, endpoint: str, retained: dict) -> dict:
     def client(service):
         return boto3.client(service, endpoint_url=endpoint, region_name=REGION, aws_access_key_id="test",
                             aws_secret_access_key="test")
@@ -42,7 +45,10 @@ def deploy(cdk_out: Path, endpoint: str) -> dict:
     bucket = _upload(client("s3"), cdk_out, assets, {"${AWS::AccountId}": account, "${AWS::Region}": REGION})
     template = artifact["properties"]["templateFile"]
     client("s3").upload_file(str(cdk_out / template), bucket, template)
-    return _apply(client("cloudformation"), artifact["properties"].get("stackName", name), f"{endpoint}/{bucket}/{template}")
+    cloudformation, stack = client("cloudformation"), artifact["properties"].get("stackName", name)
+    if retained:
+        _import(cloudformation, stack, json.loads((cdk_out / template).read_text()), retained)
+    return _apply(cloudformation, stack, f"{endpoint}/{bucket}/{template}")
 
 
 def _stack(cdk_out: Path) -> tuple[str, dict]:
@@ -79,6 +85,32 @@ def _zipped(directory: Path) -> bytes:
     return packed.getvalue()
 
 
+def _import(cloudformation, stack: str, template: dict, retained: dict) -> None:
+    """A stack of nothing but what is taken over; what refers to something else than it comes with the update."""
+    resources = {name: template["Resources"][name] for name in retained}
+    only = {"Resources": resources, "Parameters": template.get("Parameters", {})}
+    named = [{"ResourceType": resources[name]["Type"], "LogicalResourceId": name, "ResourceIdentifier": identifier}
+             for name, identifier in retained.items()]
+    names = {"StackName": stack, "ChangeSetName": "import"}
+    cloudformation.create_change_set(**names, ChangeSetType="IMPORT", TemplateBody=json.dumps(only), ResourcesToImport=named)
+    found = _ended(lambda: cloudformation.describe_change_set(**names), "Status")
+    if found["Status"] != "CREATE_COMPLETE":
+        sys.exit(f"the import into {stack} is {found['Status']}: {found.get('StatusReason', '')}")
+    cloudformation.execute_change_set(**names)
+    found = _ended(lambda: cloudformation.describe_stacks(StackName=stack)["Stacks"][0], "StackStatus")
+    if found["StackStatus"] != "IMPORT_COMPLETE":
+        sys.exit(f"{stack} is {found['StackStatus']}: {found.get('StackStatusReason', '')}")
+
+
+def _ended(describe, status: str) -> dict:
+    deadline = time.monotonic() + TIMEOUT_S
+    while (found := describe())[status].endswith(("PROGRESS", "PENDING")):
+        if time.monotonic() > deadline:
+            sys.exit(f"still {found[status]} after {TIMEOUT_S} s")
+        time.sleep(0.1)
+    return found
+
+
 def _apply(cloudformation, stack: str, template_url: str) -> dict:
     request = {"StackName": stack, "TemplateURL": template_url, "Capabilities": ["CAPABILITY_NAMED_IAM"]}
     try:
@@ -90,11 +122,7 @@ def _apply(cloudformation, stack: str, template_url: str) -> dict:
             if "does not exist" not in message:
                 raise
             cloudformation.create_stack(**request)
-    deadline = time.monotonic() + TIMEOUT_S
-    while (found := cloudformation.describe_stacks(StackName=stack)["Stacks"][0])["StackStatus"].endswith("PROGRESS"):
-        if time.monotonic() > deadline:
-            sys.exit(f"{stack} is {found['StackStatus']} after {TIMEOUT_S} s")
-        time.sleep(0.1)
+    found = _ended(lambda: cloudformation.describe_stacks(StackName=stack)["Stacks"][0], "StackStatus")
     if found["StackStatus"] not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
         events = cloudformation.describe_stack_events(StackName=stack)["StackEvents"]
         reasons = [f"{event['LogicalResourceId']} ({event['ResourceType']}): {event.get('ResourceStatusReason', '')}"

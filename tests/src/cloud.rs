@@ -42,6 +42,8 @@ const DEPLOYMENT: &str = "highwater";
 const REGION: &str = "eu-west-1";
 const ACCOUNT: &str = "000000000000";
 
+const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/local-cloud/deploy.py");
+
 /// The id of the host of the `n`th cluster: a configuration names its hosts before they exist.
 fn host_id(n: usize) -> String {
     format!("i-0db{n:014x}")
@@ -125,14 +127,29 @@ impl Cloud {
         self.deploy_with(config, &|function| target_dir().join(function));
     }
 
-    /// The same with other binaries than the debug ones: of each function's name, its path.
+    /// The same with other binaries than the debug ones: of each function's and the helper's name, its path.
     pub fn deploy_with(&mut self, config: &Value, binary: &dyn Fn(&str) -> PathBuf) {
-        let assembly = synth::assembly(config, binary);
-        let mut deploy = Command::new(tool("emu/bin/python"));
-        deploy.args(["-B", concat!(env!("CARGO_MANIFEST_DIR"), "/local-cloud/deploy.py")]).arg(assembly);
+        self.deploy_by(Command::new(tool("emu/bin/python")).args(["-B", DEPLOY]).arg(synth::assembly(config, binary)));
+        self.listen_to_notifications();
+    }
+
+    /// Deploys anew, taking over what a deleted stack left: of each logical id, what identifies it.
+    pub fn deploy_over(&mut self, config: &Value, retained: &Value) {
+        let path = self.scratch.join("retained.json");
+        std::fs::write(&path, retained.to_string()).expect("write what is taken over");
+        let assembly = synth::assembly(config, &|function| target_dir().join(function));
+        self.deploy_by(Command::new(tool("emu/bin/python")).args(["-B", DEPLOY]).arg(assembly).arg("--import").arg(path));
+    }
+
+    fn deploy_by(&mut self, deploy: &mut Command) {
         let outputs = crate::run(deploy.args(["--endpoint", self.http.url()]));
         self.outputs = serde_json::from_str(&outputs).expect("the stack's outputs");
-        self.listen_to_notifications();
+    }
+
+    /// A call by the AWS CLI: its answer, `null` where there is none.
+    pub fn cli(&self, arguments: &[&str]) -> Value {
+        let answer = crate::run(Command::new(tool("peers/bin/aws")).envs(self.env()).args(["--output", "json"]).args(arguments));
+        if answer.trim().is_empty() { Value::Null } else { serde_json::from_str(&answer).expect("the CLI's JSON") }
     }
 
     /// An output of the stack: `Bucket`, `Catalog`, `SigningKey`, `ApprovalUrl`, `DrillMachine`, `PromotionMachine`.

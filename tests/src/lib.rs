@@ -74,8 +74,16 @@ pub fn wait_for_within<T>(limit: Duration, what: &str, mut ready: impl FnMut() -
     }
 }
 
-/// A binary of the workspace, found beside the test's own executable.
+/// The release that is tested in the place of the debug binaries: the directory that `make package` made (`make test-package`).
+fn release() -> Option<PathBuf> {
+    std::env::var_os("HIGHWATER_RELEASE").map(PathBuf::from)
+}
+
+/// A binary of the workspace, found beside the test's own executable; a command of the release, if one is tested.
 pub fn binary(name: &str) -> PathBuf {
+    if let Some(packed) = release().map(|release| release.join(name)).filter(|packed| packed.exists()) {
+        return packed;
+    }
     let path = target_dir().join(name);
     assert!(
         path.exists(),

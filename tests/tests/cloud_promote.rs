@@ -36,7 +36,11 @@ struct Asked {
 
 impl Scene {
     fn new() -> Self {
-        Self { cloud: Cloud::deployed(&config()), db: MariaDb::start(), made: Default::default() }
+        Self::of(&config())
+    }
+
+    fn of(config: &Value) -> Self {
+        Self { cloud: Cloud::deployed(config), db: MariaDb::start(), made: Default::default() }
     }
 
     /// Takes a backup, then changes the data.
@@ -196,13 +200,7 @@ impl Scene {
 
     /// Runs a document on the host as a person does, and waits for its end.
     fn by_hand(&self, host: &CloudHost<'_>, document: &str) -> Value {
-        let request = json!({"DocumentName": format!("highwater-{document}"), "InstanceIds": [host.instance()]});
-        let sent = self.cloud.aws("ssm", "AmazonSSM.SendCommand", &request).unwrap();
-        let wanted = json!({"CommandId": sent["Command"]["CommandId"], "InstanceId": host.instance()});
-        wait_for("the document's end", || {
-            let found = self.cloud.aws("ssm", "AmazonSSM.GetCommandInvocation", &wanted).unwrap();
-            (!matches!(found["Status"].as_str(), Some("Pending" | "InProgress"))).then_some(found)
-        })
+        self.cloud.run_document(document, host.instance(), &json!({}))
     }
 
     /// Changes one attribute of a request behind the functions' back.
@@ -423,4 +421,53 @@ fn a_promotion_cut_off_on_the_host_is_stuck_until_it_is_resumed_and_keeps_its_le
         "{page}"
     );
     assert_eq!(scene.lease()["holder"], Value::Null);
+}
+
+#[test]
+fn a_tag_is_a_host_only_while_exactly_one_carries_it_and_an_approval_is_of_the_instance() {
+    let (first, second) = ("i-0db00000000000a01", "i-0db00000000000a02");
+    let tag = json!({"Role": "orders primary"});
+    let mut config = config();
+    config["clusters"]["orders"]["host"] = json!({"tag": "Role", "value": "orders primary"});
+    config["approval"] = json!({"approvers": 2});
+    let scene = Scene::of(&config);
+    let start = || scene.cloud.invoke("start-backup", &json!({"cluster": "orders"}));
+    let refused = |answer: Result<Value, (String, String)>, parts: &[&str]| {
+        let (name, reason) = answer.unwrap_err();
+        assert!(name == "Permanent" && parts.iter().all(|part| reason.contains(part)), "{name}: {reason}");
+    };
+
+    // Nobody carries it: what is off, or a drill's, does not count. Nothing was begun.
+    scene.cloud.bare_host("i-0db00000000000a03", "orders", &tag);
+    scene.cloud.power_off("i-0db00000000000a03");
+    scene.cloud.bare_host("i-0db00000000000a04", "orders", &json!({"Role": "orders primary", "highwater:purpose": "drill"}));
+    refused(start(), &["cluster orders: 0 running instances", "Role=orders primary"]);
+    assert_eq!(scene.cloud.items("orders"), Vec::<Value>::new());
+
+    let host = scene.cloud.host_with(first, "orders", &scene.db, &tag);
+    scene.back_up();
+    let backup = scene.cloud.item("orders", "head").unwrap();
+    assert_ne!(backup["newest"], Value::Null, "{backup}");
+    let [ada, bob, eve] = ["ada", "bob", "eve"].map(|name| scene.cloud.user(name));
+    let asked = scene.asked_by(&ada);
+    assert_eq!(scene.request(&asked)["request"]["question"]["host"], first);
+
+    // Two people beside the requester, as this deployment asks for; the same one twice is one.
+    let message = scene.cloud.notifications().pop().unwrap();
+    assert!(message.contains("2 other people have to approve"), "{message}");
+    assert_eq!(scene.approve(&bob, &asked).1["state"], "waiting");
+    assert_eq!(scene.approve(&bob, &asked).1["state"], "waiting");
+    assert_eq!(scene.approve(&ada, &asked).0, 403);
+    assert_eq!(scene.approve(&eve, &asked).1["state"], "approved");
+
+    // Two carry it: nothing is sent to either.
+    let commands = host.outputs().len();
+    scene.cloud.bare_host(second, "orders", &tag);
+    refused(start(), &["2 running instances", first, second]);
+    refused(scene.promote(&asked), &["2 running instances", first, second]);
+
+    // The tag has moved on: the approval is of the instance that carried it when people were asked.
+    scene.cloud.power_off(first);
+    refused(scene.promote(&asked), &[first, second]);
+    assert_eq!((host.outputs().len(), scene.lease()["holder"].clone(), scene.orders()), (commands, Value::Null, 1));
 }

@@ -13,6 +13,7 @@ use aws_sdk_ec2::types::{
     Tag, TagSpecification, VolumeType,
 };
 use highwater_core::HostId;
+use highwater_core::cluster::HostTag;
 use jiff::Timestamp;
 use std::time::Duration;
 
@@ -162,6 +163,24 @@ impl Ec2 {
         Ok(found)
     }
 
+    /// The running instances of a deployment that carry a tag; those of drills do not count.
+    ///
+    /// # Errors
+    /// Those of the service.
+    pub async fn hosts_tagged(&self, deployment: &str, tag: &HostTag) -> Result<Vec<HostId>, CallError> {
+        let filter = |name: String, value: &str| Filter::builder().name(name).values(value).build();
+        let request = self.client.describe_instances().filters(filter("tag:highwater:deployment".into(), deployment));
+        let request = request.filters(filter("instance-state-name".into(), "running"));
+        let mut pages = request.filters(filter(format!("tag:{}", tag.tag), &tag.value)).into_paginator().send();
+        let mut found = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|e| CallError::of("ec2:DescribeInstances", format!("{}={}", tag.tag, tag.value), e))?;
+            let instances = page.reservations.unwrap_or_default().into_iter().flat_map(|r| r.instances.unwrap_or_default());
+            found.extend(instances.filter(|i| !is_drill(i)).filter_map(|i| i.instance_id?.parse().ok()));
+        }
+        Ok(found)
+    }
+
     /// Ends an instance. One that has ended, or is not known any more, is success.
     ///
     /// # Errors
@@ -196,6 +215,10 @@ fn nameless(launch: &Launch<'_>) -> CallError {
         code: String::new(),
         detail: "the answer names no instance".to_owned(),
     }
+}
+
+fn is_drill(instance: &aws_sdk_ec2::types::Instance) -> bool {
+    instance.tags().iter().any(|tag| tag.key() == Some("highwater:purpose") && tag.value() == Some("drill"))
 }
 
 fn drill_instance(instance: aws_sdk_ec2::types::Instance) -> Option<DrillInstance> {

@@ -39,6 +39,9 @@ pub mod sfn;
 #[cfg(feature = "s3")]
 pub mod versions;
 
+#[cfg(feature = "s3")]
+pub mod copies;
+
 #[cfg(feature = "lambda")]
 pub mod function_url;
 

@@ -29,12 +29,18 @@ use clap::{Parser, Subcommand};
 use highwater_core::Failure;
 use std::process::ExitCode;
 
+/// What `--version` says: the release and its commit, as `make package` names them.
+const VERSION: &str = match option_env!("HIGHWATER_VERSION") {
+    Some(release) => release,
+    None => concat!(env!("CARGO_PKG_VERSION"), " (not a release)"),
+};
+
 /// Backups of MySQL and MariaDB with proven restores.
 ///
 /// The deployment is found by its name (--deployment, or HIGHWATER_DEPLOYMENT, else `highwater`) with your AWS credentials and
 /// region. Verbs that take --bucket, --table or --url work without a deployment when these are given.
 #[derive(Debug, Parser)]
-#[command(name = "highwater", version, after_long_help = after_help())]
+#[command(name = "highwater", version = VERSION, after_long_help = after_help())]
 struct Cli {
     /// One JSON value on standard output instead of text; progress as JSON lines on standard error.
     #[arg(long, global = true)]

@@ -3,6 +3,7 @@
 use crate::deployment::{ClusterArgs, Context};
 use crate::error::Result;
 use crate::output::{bytes, show, table, write_document};
+use highwater_aws::copies::pin_copies;
 use highwater_aws::manifests::read_catalog;
 use highwater_core::plan::Target;
 use highwater_core::planner::plan_restore;
@@ -21,6 +22,9 @@ pub(crate) struct PlanArgs {
     /// latest, a backup id, lsn:<number>, or a time like 2026-11-22T02:00:00Z: the newest restore point not after it.
     #[arg(long, default_value = "latest")]
     target: Target,
+    /// The bucket holds copies of a deployment's objects (a vault): pin each at the version that this bucket has of it, by its content.
+    #[arg(long)]
+    copied: bool,
     /// The plan's file; never overwritten.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -29,7 +33,10 @@ pub(crate) struct PlanArgs {
 pub(crate) async fn run(args: &PlanArgs, cx: &Context) -> Result<()> {
     let bucket = args.of.connect(cx).await?;
     let catalog = read_catalog(&bucket, &args.of.cluster).await?;
-    let plan = plan_restore(&catalog, &args.target, bucket.name(), Timestamp::now())?;
+    let mut plan = plan_restore(&catalog, &args.target, bucket.name(), Timestamp::now())?;
+    if args.copied {
+        plan = pin_copies(&bucket, plan).await?;
+    }
     let sha256 = write_document(&args.out, &plan)?;
     let stored = |step: &highwater_core::plan::PlanStep| step.objects.iter().map(|o| o.size).sum::<u64>();
     let rows: Vec<_> = plan

@@ -17,7 +17,7 @@ pub struct ClusterConfigV1 {
     /// The cluster.
     pub cluster: ClusterId,
     /// The primary: commands go to it, promotions are approved for it.
-    pub host: HostId,
+    pub host: Primary,
     /// What a restore may take, minutes; none: nobody minds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rto_minutes: Option<u32>,
@@ -29,6 +29,57 @@ pub struct ClusterConfigV1 {
     pub drill: DrillConfig,
     /// How it is promoted.
     pub promotion: PromotionConfig,
+}
+
+/// Which host the primary is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Primary {
+    /// This one.
+    Id(HostId),
+    /// The one running instance of the deployment that carries a tag when it is asked for.
+    Tagged(HostTag),
+}
+
+/// A tag of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostTag {
+    /// Its key.
+    pub tag: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// A tag does not say which host the primary is. Nothing was sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} running instances of this deployment carry the tag {}={}, not exactly one{}: tag the primary and no other host", .found.len(), .tag.tag, .tag.value, names(.found))]
+pub struct NotOneHost {
+    /// The tag.
+    pub tag: HostTag,
+    /// Who carries it.
+    pub found: Vec<HostId>,
+}
+
+fn names(found: &[HostId]) -> String {
+    let names: Vec<_> = found.iter().map(ToString::to_string).collect();
+    if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
+}
+
+impl HostTag {
+    /// The host, of those that carry this tag.
+    ///
+    /// # Errors
+    /// There is none, or more than one.
+    pub fn only(&self, mut found: Vec<HostId>) -> Result<HostId, NotOneHost> {
+        match found.pop() {
+            Some(host) if found.is_empty() => Ok(host),
+            last => {
+                found.extend(last);
+                Err(NotOneHost { tag: self.clone(), found })
+            }
+        }
+    }
 }
 
 /// How a cluster is backed up.
@@ -135,5 +186,29 @@ impl Document for ClusterConfigV1 {
             return Err("drill.instance_types is empty".into());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_primary_is_an_id_or_a_tag_that_exactly_one_host_carries() {
+        let read = |json: &str| serde_json::from_str::<Primary>(json).unwrap();
+        assert_eq!(read(r#""i-0123456789abcdef0""#), Primary::Id("i-0123456789abcdef0".parse().unwrap()));
+        let tag = HostTag { tag: "Role".into(), value: "orders primary".into() };
+        assert_eq!(read(r#"{"tag": "Role", "value": "orders primary"}"#), Primary::Tagged(tag.clone()));
+        for wrong in ["7", r#"{"tag": "Role"}"#, r#"{"tag": "Role", "value": "x", "other": 1}"#, r#""two words""#] {
+            assert!(serde_json::from_str::<Primary>(wrong).is_err(), "{wrong}");
+        }
+        let host = |name: &str| name.parse::<HostId>().unwrap();
+        assert_eq!(tag.only(vec![host("i-1")]), Ok(host("i-1")));
+        let said = |found| tag.only(found).unwrap_err().to_string();
+        assert_eq!(
+            said(vec![]),
+            "0 running instances of this deployment carry the tag Role=orders primary, not exactly one: tag the primary and no other host"
+        );
+        assert!(said(vec![host("i-1"), host("i-2")]).contains("(i-1, i-2)"));
     }
 }

@@ -1,8 +1,8 @@
 //! How a promotion is agreed to: a request, votes, and what they add up to. Pure; the shell records every vote before
 //! it acts on it.
 //!
-//! One person never does it alone: where the requester is known, one other caller has to approve; where nobody knows who
-//! started it (a console start), two. One denial ends it. What is approved is one certificate for one host, as long as no
+//! One person never does it alone: where the requester is known, as many other callers as the deployment asks for have to approve
+//! (one at least); where nobody knows who started it (a console start), one more. One denial ends it. What is approved is one certificate for one host, as long as no
 //! newer request and no newer incarnation of the cluster exist; anything else voids the request, and nothing happens.
 
 use crate::Sha256;
@@ -82,6 +82,18 @@ pub struct Question {
     pub expires_at: Timestamp,
     /// An approval allows the promotion for so long.
     pub valid_hours: u32,
+    /// How many callers have to approve beside the requester, whoever that is.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub approvers: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_one(n: &u32) -> bool {
+    *n == 1
 }
 
 /// One caller's word.
@@ -238,9 +250,10 @@ impl RequestState {
 }
 
 impl PromotionRequest {
-    /// How many callers other than the requester have to approve.
+    /// How many callers other than the requester have to approve. An unknown requester may be one of the callers.
     pub fn approvals_needed(&self) -> usize {
-        if self.requester.is_some() { 1 } else { 2 }
+        let beside = self.question.as_ref().map_or(1, |question| question.approvers.max(1)) as usize;
+        if self.requester.is_some() { beside } else { beside + 1 }
     }
 
     /// Who approved, each once.
@@ -395,6 +408,7 @@ mod tests {
                 asked_at: at(0),
                 expires_at: at(24),
                 valid_hours: 12,
+                approvers: 1,
             }),
             votes: Vec::new(),
             state: RequestState::Waiting {},
@@ -524,9 +538,11 @@ mod tests {
         #[test]
         fn no_history_of_votes_lets_one_person_promote_alone(
             requester in prop::option::of(0u8..3),
-            votes in prop::collection::vec((0u8..3, 0u8..3, any::<bool>(), 0i64..30, any::<bool>()), 0..12),
+            approvers in 1u32..4,
+            votes in prop::collection::vec((0u8..5, 0u8..3, prop::bool::weighted(0.8), 0i64..30, prop::bool::weighted(0.8)), 0..12),
         ) {
             let mut request = request(requester.map(|role| caller(role, 0)));
+            request.question.as_mut().unwrap().approvers = approvers;
             let mut yes = std::collections::BTreeSet::new();
             let mut denied = false;
             for (role, session, approve, hour, certificate) in votes {
@@ -547,7 +563,7 @@ mod tests {
                     Ok(Counted::Again) => prop_assert!(before.votes.iter().any(|v| v.by.is(&caller(role, 9)) && v.word == word)),
                     Err(_) => {}
                 }
-                let enough = yes.len() >= if requester.is_some() { 1 } else { 2 };
+                let enough = yes.len() >= approvers as usize + usize::from(requester.is_none());
                 prop_assert_eq!(request.state == RequestState::Approved {}, enough && !denied);
                 prop_assert_eq!(request.approval().is_some(), enough && !denied);
                 if let Some(document) = request.approval() {

@@ -72,6 +72,51 @@ impl fmt::Display for Version {
 }
 text_serde!(Version);
 
+/// A family and a series of servers: `mariadb-10.11`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Engine {
+    /// The family.
+    pub vendor: Vendor,
+    /// Major and minor.
+    pub series: (u16, u16),
+}
+
+impl Engine {
+    /// Whether a server is of it.
+    pub fn is(self, vendor: Vendor, version: Version) -> bool {
+        (self.vendor, self.series) == (vendor, version.series())
+    }
+}
+
+impl FromStr for Engine {
+    type Err = IdError;
+    fn from_str(s: &str) -> Result<Self, IdError> {
+        let parsed = (|| {
+            let (vendor, series) = s.split_once('-')?;
+            let vendor = [("mariadb", Vendor::Mariadb), ("mysql", Vendor::Mysql)].into_iter().find(|(name, _)| *name == vendor)?.1;
+            let (major, minor) = series.split_once('.')?;
+            let number = |n: &str| n.bytes().all(|b| b.is_ascii_digit()).then(|| n.parse().ok()).flatten();
+            Some(Self { vendor, series: (number(major)?, number(minor)?) })
+        })();
+        parsed.ok_or_else(|| IdError {
+            what: "engine",
+            text: s.chars().take(80).collect(),
+            expected: "mariadb-N.N or mysql-N.N, like mariadb-10.11",
+        })
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let vendor = match self.vendor {
+            Vendor::Mariadb => "mariadb",
+            Vendor::Mysql => "mysql",
+        };
+        write!(f, "{vendor}-{}.{}", self.series.0, self.series.1)
+    }
+}
+text_serde!(Engine);
+
 /// Where a backup was taken. Recorded in its manifest and compared before the next one of its chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -136,6 +136,14 @@ pub struct DataObject {
     pub table_sha256: Sha256,
 }
 
+impl DataObject {
+    /// Whether another one is of the same bytes: a copy of them elsewhere may have another version id.
+    pub fn same_bytes(&self, other: &Self) -> bool {
+        let without = |object: &Self| Self { version_id: None, ..object.clone() };
+        without(self) == without(other)
+    }
+}
+
 /// Where the inventory lies, pinned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -147,6 +155,18 @@ pub struct InventoryRef {
     pub files: u64,
     /// Tables on the source.
     pub tables: u64,
+}
+
+impl InventoryRef {
+    /// As [`DataObject::same_bytes`].
+    pub fn same_bytes(&self, other: &Self) -> bool {
+        let without = |inventory: &Self| {
+            let mut inventory = inventory.clone();
+            inventory.object.version_id = None;
+            inventory
+        };
+        without(self) == without(other)
+    }
 }
 
 /// One exact small object.

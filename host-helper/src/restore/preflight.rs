@@ -111,6 +111,7 @@ fn difference(plan: &RestorePlanV1, step: &PlanStep, parent: Option<&PlanStep>, 
     let m = manifest;
     let link = m.parent.as_ref().map(|l| (&l.backup_id, l.manifest_sha256));
     let point = &plan.point;
+    let same_objects = m.objects.len() == step.objects.len() && m.objects.iter().zip(&step.objects).all(|(a, b)| a.same_bytes(b));
     let comparisons = [
         ("cluster", m.cluster == plan.cluster),
         ("incarnation", m.incarnation == plan.incarnation),
@@ -122,8 +123,8 @@ fn difference(plan: &RestorePlanV1, step: &PlanStep, parent: Option<&PlanStep>, 
         ("tool", m.tool == step.tool),
         ("redo_bytes", m.redo_bytes == step.redo_bytes),
         ("raw_bytes", m.raw_bytes == step.raw_bytes),
-        ("objects", m.objects == step.objects),
-        ("inventory", m.inventory == step.inventory),
+        ("objects", same_objects),
+        ("inventory", m.inventory.same_bytes(&step.inventory)),
         ("server.vendor", m.source.vendor == plan.server.vendor),
         ("server.version", !last || m.source.version == plan.server.version),
         ("server.settings", !last || m.settings == plan.server.settings),

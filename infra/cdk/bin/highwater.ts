@@ -1,6 +1,6 @@
-// Synthesises the stack: -c config=FILE (default highwater.yaml), -c artifacts=DIR (default ../../target/lambda).
-// With -c artifacts=parameters the template takes the functions' place as parameters and needs no bootstrapped account:
-// the form that infra/terraform, or CloudFormation alone, deploys.
+// Synthesises the stack: -c config=FILE (default highwater.yaml), -c artifacts=DIR (default: what `make package` left).
+// With -c place=parameters the template takes the release's place in S3 as parameters and needs no bootstrapped account: the
+// form that infra/terraform, or CloudFormation alone, deploys. Without CDK's command the environment says the same.
 
 import { App, DefaultStackSynthesizer, Validations } from "aws-cdk-lib";
 import { AwsSolutionsChecks } from "cdk-nag";
@@ -12,9 +12,10 @@ const setting = (name: string, environment: string, absent: string) => (app.node
 
 try {
   const config = loadConfig(setting("config", "HIGHWATER_CONFIG", "highwater.yaml"));
-  const artifacts = setting("artifacts", "HIGHWATER_ARTIFACTS", "../../target/lambda");
-  const props = artifacts === "parameters" ? { artifacts, synthesizer: new DefaultStackSynthesizer({ generateBootstrapVersionRule: false }) } as const : { artifacts: { directory: artifacts } };
-  new HighwaterStack(app, config.name, { config, ...props });
+  const directory = setting("artifacts", "HIGHWATER_ARTIFACTS", "../../target/package/release");
+  const place = setting("place", "HIGHWATER_PLACE", "assets") === "parameters" ? "parameters" : "assets";
+  const synthesizer = new DefaultStackSynthesizer({ generateBootstrapVersionRule: place === "assets" });
+  new HighwaterStack(app, config.name, { config, artifacts: { directory, place }, synthesizer });
   Validations.of(app).addPlugins(new AwsSolutionsChecks(app, { verbose: true }));
   app.synth();
 } catch (error) {

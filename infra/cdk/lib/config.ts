@@ -3,6 +3,20 @@
 import { readFileSync } from "node:fs";
 import { isMap, isScalar, isSeq, LineCounter, type Node, parseDocument } from "yaml";
 
+/** Where the copies go. `kms_key` is an output of the vault's own stack, which is deployed first. */
+export interface Vault {
+  bucket: string;
+  account: string;
+  region: string;
+  /** The account of this deployment: whom the vault lets replicate. */
+  source_account: string;
+  kms_key?: string;
+  /** The lock that the vault gives to what comes without one. */
+  lock_days: number;
+  /** Copies are kept so long, locks permitting; absent: for ever. */
+  keep_days?: number;
+}
+
 /** One deployment. Its `name` prefixes every physical name, so that several live side by side in an account. */
 export interface Config {
   name: string;
@@ -11,10 +25,12 @@ export interface Config {
   notify: string[];
   log_retention_days: number;
   object_lock: { mode: "governance" | "compliance"; days: number };
+  /** A second bucket, of another account or region, that every object is replicated to. */
+  vault?: Vault;
   network: { vpc_id: string; subnet_ids: string[]; s3_prefix_list_id: string; endpoint_security_group_id: string };
   fleet_drill: { schedule?: string; timezone: string; concurrency: number };
-  /** `named_sessions`: roles whose sessions are named by an identity provider, so that a name is a person. */
-  approval: { expires_hours: number; named_sessions: string[] };
+  /** `approvers`: how many beside the requester. `named_sessions`: roles whose sessions an identity provider names, so that a name is a person. */
+  approval: { expires_hours: number; approvers: number; named_sessions: string[] };
   /** The root device of the drills' images: its volume is made as large as the plan needs. */
   drill_root_device: string;
   reconcile_schedule: string;
@@ -29,12 +45,24 @@ export interface CostConfig {
   prices: { currency: string; source: string; instance_hour: Record<string, number> } & Record<(typeof PRICES)[number], number>;
 }
 
-/** One cluster. It is stored as the SSM parameter `/<name>/clusters/<cluster>`, which the functions read. */
+/** Stops, starts and asks for the database service: a unit of systemd, or commands (words, no shell). */
+export type Service = { unit: string } | { stop: string[]; start: string[]; status: string[] };
+
+/** One cluster. What the functions need of it is the SSM parameter `/<name>/clusters/<cluster>`, what its host needs `/<name>/hosts/<cluster>`. */
 export interface ClusterConfig {
-  /** The primary: an EC2 instance id, or a hybrid node's. Promotions are approved for this host and no other. */
-  host: string;
+  /**
+   * The primary: an EC2 instance id, or a hybrid node's; or a tag that exactly one running instance of this deployment carries
+   * when a command is sent. Promotions are approved for the instance, never for the tag.
+   */
+  host: string | { tag: string; value: string };
   /** What a restore may take: when more is expected, the next backup is a full. */
   rto_minutes?: number;
+  /** What the server has to be, like mariadb-10.11: the host's doctor says when it is another. */
+  engine?: string;
+  /** Where the host's helper keeps journals, locks and stamps. */
+  state_dir: string;
+  /** How it reaches the server. */
+  server: { socket: string; user: string; defaults_file?: string };
   backup: {
     schedule: string;
     timezone: string;
@@ -58,7 +86,8 @@ export interface ClusterConfig {
     /** TOML for the helper's `[drill]` section, given to the drill's instance as it is. */
     checks: string;
   };
-  promotion: { timeout_hours: number };
+  /** Without a service the host refuses to promote. */
+  promotion: { timeout_hours: number; datadir: string; service?: Service };
 }
 
 /** A configuration that cannot be used; the message has a line for each thing to mend. */
@@ -90,11 +119,14 @@ export function parseConfig(text: string, path: string): Config {
 /** Rules between keys. */
 function checkTogether(config: Config, path: string, problems: string[]): void {
   const hosts = new Map<string, string>();
-  for (const [cluster, { host }] of Object.entries(config.clusters)) {
+  for (const [cluster, settings] of Object.entries(config.clusters)) {
+    const host = typeof settings.host === "string" ? settings.host : `${settings.host.tag}=${settings.host.value}`;
     const other = hosts.get(host);
     if (other !== undefined) problems.push(`${path}: clusters.${cluster}.host: ${host} is already the host of ${other}`);
     hosts.set(host, cluster);
   }
+  const { vault } = config;
+  if (vault?.kms_key && !vault.kms_key.includes(`:${vault.region}:${vault.account}:`)) problems.push(`${path}: vault.kms_key: is not a key of account ${vault.account} in ${vault.region}`);
 }
 
 type Report = (node: Node | null, key: string, reason: string) => void;
@@ -184,6 +216,11 @@ function list(item: Reader, min: number, max: number): Reader {
   };
 }
 
+/** One of two mappings: the first where it has this key. */
+function either(name: string, first: Reader, second: Reader): Reader {
+  return (node, key, report) => (isMap(node) && node.has(name) ? first : second)(node, key, report);
+}
+
 function timezone(node: Node | null, key: string, report: Report): unknown {
   const value = isScalar(node) ? node.value : undefined;
   try {
@@ -225,11 +262,27 @@ const drill = {
   instance_types: may(list(text(INSTANCE_TYPE, "m7i.large"), 1, 10), ["m7i.large", "m6i.large"]),
   checks: may(text(/^[^]{0,3000}$/, "[[drill.assert]] tables in TOML"), ""),
 };
-const promotion = { timeout_hours: may(commandHours, 24) };
+const absolutePath = text(/^(\/[A-Za-z0-9._-]+)+$/, "/var/lib/mysql");
+const words = list(text(/^[^\u0000-\u001f\u007f]{1,200}$/, "/usr/local/bin/db-stop"), 1, 20);
+const unitOrCommands = either("unit", mapping({ unit: must(text(/^[A-Za-z0-9:_.@-]{1,100}$/, "mariadb")) }), mapping({ stop: must(words), start: must(words), status: must(words) }));
+const promotion = { timeout_hours: may(commandHours, 24), datadir: may(absolutePath, "/var/lib/mysql"), service: may(unitOrCommands, undefined) };
+const server = { socket: may(absolutePath, "/run/mysqld/mysqld.sock"), user: may(text(/^[A-Za-z0-9_.-]{1,80}$/, "root"), "root"), defaults_file: may(absolutePath, undefined) };
+
+const hostId = text(/^(i|mi)-[0-9a-f]{8,17}$/, "i-0123456789abcdef0, or {tag: Name, value: orders-primary}");
+const hostTag = mapping({
+  // The characters of AWS's tags, without our own keys: those say what an instance is for, not which one it is.
+  tag: must(text(/^(?!aws:|highwater:)[A-Za-z0-9 _.:/=+@-]{1,128}$/, "Name")),
+  value: must(text(/^[A-Za-z0-9 _.:/=+@-]{1,256}$/, "orders-primary")),
+});
+/** An id, or a mapping with a tag. */
+const host: Reader = (node, key, report) => (isMap(node) ? hostTag : hostId)(node, key, report);
 
 const cluster = mapping({
-  host: must(text(/^(i|mi)-[0-9a-f]{8,17}$/, "i-0123456789abcdef0")),
+  host: must(host),
   rto_minutes: may(integer(1, 60 * 24 * 7), undefined),
+  engine: may(text(/^(mariadb|mysql)-[0-9]{1,2}\.[0-9]{1,2}$/, "mariadb-10.11"), undefined),
+  state_dir: may(absolutePath, "/var/lib/highwater"),
+  server: may(mapping(server), defaults(server)),
   backup: must(mapping(backup)),
   keep: may(mapping(keep), defaults(keep)),
   drill: must(mapping(drill)),
@@ -251,7 +304,18 @@ function clusters(node: Node | null, key: string, report: Report): unknown {
 
 const objectLock = { mode: may(oneOf("governance", "compliance"), "governance"), days: may(integer(1, 3650), 14) };
 const fleetDrill = { schedule: may(schedule, undefined), timezone: may(timezone, "UTC"), concurrency: may(integer(1, 40), 4) };
-const approval = { expires_hours: may(integer(1, 24 * 14), 24), named_sessions: may(list(text(/^[\w+=.@-]{1,64}$/, "dba-oncall"), 0, 20), []) };
+const approval = { expires_hours: may(integer(1, 24 * 14), 24), approvers: may(integer(1, 5), 1), named_sessions: may(list(text(/^[\w+=.@-]{1,64}$/, "dba-oncall"), 0, 20), []) };
+
+const account = text(/^[0-9]{12}$/, '"111122223333", in quotation marks');
+const vault = mapping({
+  bucket: must(text(/^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$/, "highwater-vault-444455556666")),
+  account: must(account),
+  region: must(text(/^[a-z]{2}(-[a-z]+)+-[0-9]$/, "eu-central-1")),
+  source_account: must(account),
+  kms_key: may(text(/^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key\/[0-9a-f-]{36}$/, "the output VaultKey of the vault's stack"), undefined),
+  lock_days: may(integer(1, 3650), 30),
+  keep_days: may(integer(1, 36500), undefined),
+});
 
 /** Prices that are not by instance type; `crates/core/src/cost.rs` says what each is for. */
 const PRICES = [
@@ -295,6 +359,7 @@ const deployment = mapping({
   notify: may(list(text(/^[^\s@]+@[^\s@]+$/, "dba@example.com"), 0, 20), []),
   log_retention_days: may(oneOf(7, 14, 30, 60, 90, 180, 365, 731, 1827, 3653), 90),
   object_lock: may(mapping(objectLock), defaults(objectLock)),
+  vault: may(vault, undefined),
   network: must(
     mapping({
       vpc_id: must(text(/^vpc-[0-9a-f]{8,17}$/, "vpc-0123456789abcdef0")),

@@ -1,18 +1,16 @@
 // The Lambda functions: one binary, one role and one log group each. What a function may do stands in one table, with
 // reasons; its environment is its contract with `functions/` (see ../README.md).
 
-import { existsSync } from "node:fs";
-import { join } from "node:path";
-import { Aws, CfnParameter, Duration, RemovalPolicy } from "aws-cdk-lib";
+import { Aws, Duration, RemovalPolicy } from "aws-cdk-lib";
 import { ServicePrincipal } from "aws-cdk-lib/aws-iam";
-import { Architecture, Code, Function, FunctionUrl, FunctionUrlAuthType, LoggingFormat, Runtime } from "aws-cdk-lib/aws-lambda";
+import { Architecture, type Code, Function, FunctionUrl, FunctionUrlAuthType, LoggingFormat, Runtime } from "aws-cdk-lib/aws-lambda";
 import { LogGroup } from "aws-cdk-lib/aws-logs";
-import { Bucket } from "aws-cdk-lib/aws-s3";
 import { Construct } from "constructs";
 import type { Config } from "./config.ts";
 import { FUNCTIONS, type FunctionName, type MachineName, type Names, TAG } from "./names.ts";
 import { type Grant, keyGrant, roleOf } from "./permissions.ts";
 import type { Hosts } from "./hosts.ts";
+import type { Release } from "./release.ts";
 import { type Storage, STATUS_PAGE } from "./storage.ts";
 
 /** What one function is. */
@@ -26,23 +24,16 @@ interface Spec {
   grants: Grant[];
 }
 
-/**
- * Where the functions' code comes from: a directory with `<name>/bootstrap` in it, which CDK uploads; or a bucket and a prefix
- * with `<name>.zip` below it, which the template takes as parameters (for whoever deploys the template without CDK).
- */
-export type Artifacts = { directory: string } | "parameters";
-
 /** Every function. */
 export class Functions extends Construct {
   readonly #functions = new Map<FunctionName, Function>();
   /** Where a person decides: the caller is whom IAM vouches for. */
   readonly approvalUrl: FunctionUrl;
 
-  constructor(scope: Construct, id: string, config: Config, names: Names, storage: Storage, hosts: Hosts, artifacts: Artifacts) {
+  constructor(scope: Construct, id: string, config: Config, names: Names, storage: Storage, hosts: Hosts, release: Release) {
     super(scope, id);
-    const code = artifacts === "parameters" ? codeOfParameters(this) : codeOfDirectory(artifacts.directory);
     const specs = specifications(config, names, storage, hosts);
-    for (const name of FUNCTIONS) this.#functions.set(name, this.#function(name, specs[name], config, names, storage, code(name)));
+    for (const name of FUNCTIONS) this.#functions.set(name, this.#function(name, specs[name], config, names, storage, release.code(name)));
     this.approvalUrl = this.get("decide-approval").addFunctionUrl({ authType: FunctionUrlAuthType.AWS_IAM });
     this.get("request-approval").addEnvironment("HIGHWATER_APPROVAL_URL", this.approvalUrl.url);
   }
@@ -86,29 +77,6 @@ export class Functions extends Construct {
       },
     });
   }
-}
-
-function codeOfDirectory(artifacts: string): (name: FunctionName) => Code {
-  return (name) => {
-    const directory = join(artifacts, name);
-    if (!existsSync(join(directory, "bootstrap"))) {
-      throw new Error(`${directory} holds no bootstrap: build the functions first, or name their directory with -c artifacts=DIR`);
-    }
-    return Code.fromAsset(directory);
-  };
-}
-
-function codeOfParameters(scope: Construct): (name: FunctionName) => Code {
-  // Under the names that infra/terraform passes: `overrideLogicalId` keeps the scope's path out of them.
-  const parameter = (id: string, description: string, allowedPattern: string) => {
-    const made = new CfnParameter(scope, id, { description, allowedPattern });
-    made.overrideLogicalId(id);
-    return made.valueAsString;
-  };
-  const bucket = parameter("ArtifactBucket", "The bucket that the release was uploaded to, in this region", "^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$");
-  const prefix = parameter("ArtifactPrefix", "The release's place in it, with a slash at its end", "^[A-Za-z0-9._/-]+/$");
-  const from = Bucket.fromBucketName(scope, "Artifacts", bucket);
-  return (name) => Code.fromBucketV2(from, `${prefix}${name}.zip`);
 }
 
 const log = (arn: string): Grant => ({ sid: "WriteOwnLog", why: "Its own log group.", actions: ["logs:CreateLogStream", "logs:PutLogEvents"], resources: [arn] });
@@ -155,6 +123,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
     },
   ];
   const commandResult: Grant = { sid: "ReadCommandResult", why: "The true status of a command; the action knows no resource.", actions: ["ssm:GetCommandInvocation"], resources: ["*"] };
+  const findPrimary: Grant = { sid: "FindPrimary", why: "The host that carries the primary's tag; the action knows no resource.", actions: ["ec2:DescribeInstances"], resources: ["*"] };
   const findCommands: Grant = { sid: "FindCommands", why: "The commands of one operation, by their comment: a lost reply may hide one; the action knows no resource.", actions: ["ssm:ListCommandInvocations"], resources: ["*"] };
   const answer = (machine: MachineName): Grant => ({
     sid: "AnswerTask",
@@ -185,6 +154,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       env: { HIGHWATER_BACKUP_DOCUMENT: names.of("backup") },
       grants: [
         cluster,
+        findPrimary,
         catalog("Lease, decision and intent.", [...READ, ...WRITE]),
         create("v1/*/requests/*", "The request."),
         read(["v1/*/requests/*"], "A request that a lost reply hid is compared with its own."),
@@ -303,9 +273,10 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
     "request-approval": {
       description: "Records that a promotion waits for approval and asks for it",
       timeout: short,
-      env: { ...env.topic, ...env.signing, HIGHWATER_APPROVAL_HOURS: String(config.approval.expires_hours) },
+      env: { ...env.topic, ...env.signing, HIGHWATER_APPROVAL_HOURS: String(config.approval.expires_hours), HIGHWATER_APPROVERS: String(config.approval.approvers) },
       grants: [
         cluster,
+        findPrimary,
         catalog("The open approval, with the task's token.", [...READ, ...WRITE]),
         read([DRILLS], "The certificate that the approval will be bound to."),
         s3Key(false),
@@ -333,6 +304,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       env: { ...env.signing, HIGHWATER_PROMOTE_DOCUMENT: names.of("promote") },
       grants: [
         cluster,
+        findPrimary,
         catalog("The lease, the approval's use, and the promotion's record.", [...READ, ...WRITE]),
         read([DRILLS, PROMOTIONS], "Plan, report, certificate and approval, checked again."),
         s3Key(false),

@@ -7,6 +7,7 @@ import { Construct } from "constructs";
 import type { Config } from "./config.ts";
 import { type Names, TAG } from "./names.ts";
 import { type Grant, keyGrant, policyOf, roleOf } from "./permissions.ts";
+import type { Helper } from "./release.ts";
 import type { Storage } from "./storage.ts";
 
 /** `v1/<cluster>/<incarnation>/`, where backups lie; requests, drills and promotions have no such name. */
@@ -18,13 +19,13 @@ export class Hosts extends Construct {
   /** The drills' security group. */
   readonly groupId: string;
 
-  constructor(scope: Construct, id: string, config: Config, names: Names, storage: Storage) {
+  constructor(scope: Construct, id: string, config: Config, names: Names, storage: Storage, helper: Helper) {
     super(scope, id);
     for (const cluster of Object.keys(config.clusters)) {
       policyOf(this, `Host-${cluster}`, {
         managedPolicyName: names.of(`host-${cluster}`),
         description: `Attach to the role of the DB host of ${cluster}, beside AmazonSSMManagedInstanceCore; tag that role ${TAG.cluster}=${cluster}`,
-        grants: hostGrants(names, storage, cluster),
+        grants: hostGrants(names, storage, helper, cluster),
       });
       const role = roleOf(this, `Drill-${cluster}`, {
         roleName: names.of(`drill-${cluster}`),
@@ -54,25 +55,27 @@ function readCluster(names: Names, cluster: string): Grant[] {
   ];
 }
 
-const createAt = (names: Names, keys: string, why: string): Grant => ({
+const createAt = (names: Names, keys: string[], why: string): Grant => ({
   sid: "CreateObjects",
   why: `${why} The bucket's policy refuses to overwrite.`,
   actions: ["s3:PutObject", "s3:AbortMultipartUpload"],
-  resources: [names.objects(keys)],
+  resources: keys.map((each) => names.objects(each)),
 });
 
-function hostGrants(names: Names, storage: Storage, cluster: string): Grant[] {
+function hostGrants(names: Names, storage: Storage, helper: Helper, cluster: string): Grant[] {
   return [
-    createAt(names, `v1/${cluster}/${INCARNATION}/*`, `Backups of ${cluster}.`),
+    createAt(names, [`v1/${cluster}/${INCARNATION}/*`, `v1/${cluster}/doctor/*`], `Backups of ${cluster}, and the object by which doctor tries the bucket.`),
     ...readCluster(names, cluster),
     keyGrant("UseDataKeyInS3", "Backups are encrypted; completing a multipart upload decrypts.", storage.dataKey.keyArn, "s3", ["kms:GenerateDataKey", "kms:Decrypt"]),
+    { sid: "FetchHelper", why: "The helper of the deployed release, to install.", actions: ["s3:GetObject"], resources: [helper.objectArn] },
+    { sid: "ReadOwnSettings", why: "What its host.toml is first made of.", actions: ["ssm:GetParameter"], resources: [names.hostParameterArn(cluster)] },
   ];
 }
 
 function drillGrants(names: Names, storage: Storage, cluster: string): Grant[] {
   return [
     ...readCluster(names, cluster),
-    createAt(names, `v1/${cluster}/drills/*/report.json`, "The drill's report, and no certificate."),
+    createAt(names, [`v1/${cluster}/drills/*/report.json`], "The drill's report, and no certificate."),
     keyGrant("UseDataKeyInS3", "Backups and reports are encrypted.", storage.dataKey.keyArn, "s3", ["kms:GenerateDataKey", "kms:Decrypt"]),
     {
       sid: "AnswerTheDrill",

@@ -24,7 +24,7 @@ export const MACHINES = ["drill", "restore-primary", "drill-fleet"] as const;
 export type MachineName = (typeof MACHINES)[number];
 
 /** The SSM documents, each defined by `infra/ssm/<name>.yaml`. */
-export const DOCUMENTS = ["backup", "promote", "resume", "rollback", "doctor"] as const;
+export const DOCUMENTS = ["backup", "promote", "resume", "rollback", "doctor", "install"] as const;
 export type DocumentName = (typeof DOCUMENTS)[number];
 
 /** Tags: what a host, a drill's instance or a role belongs to. */
@@ -63,6 +63,11 @@ export class Names {
     return `arn:${Aws.PARTITION}:s3:::${this.bucket}`;
   }
 
+  /** An object of any bucket. */
+  objectArn(bucket: string, key: string): string {
+    return `arn:${Aws.PARTITION}:s3:::${bucket}/${key}`;
+  }
+
   /** Objects below the bucket; `keys` may hold wildcards. */
   objects(keys: string): string {
     return `${this.bucketArn}/${keys}`;
@@ -83,6 +88,15 @@ export class Names {
 
   get deploymentParameterArn(): string {
     return this.arn("ssm", "parameter", `${this.deployment}/deployment`);
+  }
+
+  /** Path of the hosts' settings. */
+  get hostParameters(): string {
+    return `/${this.deployment}/hosts`;
+  }
+
+  hostParameterArn(cluster: string): string {
+    return this.arn("ssm", "parameter", `${this.deployment}/hosts/${cluster}`);
   }
 
   get tableArn(): string {

@@ -4,9 +4,10 @@ import { CfnOutput, Stack, type StackProps, Tags } from "aws-cdk-lib";
 import type { Construct } from "constructs";
 import type { Config } from "./config.ts";
 import { Documents } from "./documents.ts";
-import { type Artifacts, Functions } from "./functions.ts";
+import { Functions } from "./functions.ts";
 import { Hosts } from "./hosts.ts";
 import { Names, TAG } from "./names.ts";
+import { type Artifacts, Release } from "./release.ts";
 import { Storage } from "./storage.ts";
 import { Triggers } from "./triggers.ts";
 import { Watch } from "./watch.ts";
@@ -29,9 +30,10 @@ export class HighwaterStack extends Stack {
     Tags.of(this).add(TAG.deployment, config.name);
 
     const storage = new Storage(this, "Storage", config, names);
-    const hosts = new Hosts(this, "Hosts", config, names, storage);
-    new Documents(this, "Documents", names);
-    const functions = new Functions(this, "Functions", config, names, storage, hosts, artifacts);
+    const release = new Release(this, "Release", artifacts, names);
+    const hosts = new Hosts(this, "Hosts", config, names, storage, release.helper);
+    new Documents(this, "Documents", names, release.helper);
+    const functions = new Functions(this, "Functions", config, names, storage, hosts, release);
     new Workflows(this, "Workflows", config, names);
     new Triggers(this, "Triggers", config, names, storage, functions);
     new Watch(this, "Watch", config, names, storage, functions);

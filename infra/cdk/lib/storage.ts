@@ -11,6 +11,10 @@ import { Queue, QueueEncryption } from "aws-cdk-lib/aws-sqs";
 import { Construct } from "constructs";
 import { type Config, MAX_COMMAND_HOURS } from "./config.ts";
 import { type Names, TAG } from "./names.ts";
+import { replicate } from "./vault.ts";
+
+/** Outlives the stack; a first deployment that fails, and has nothing to keep, leaves nothing in the way of the next. */
+const KEPT = RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE;
 
 /** The key of the status page. */
 export const STATUS_PAGE = "index.html";
@@ -31,7 +35,7 @@ export class Storage extends Construct {
   constructor(scope: Construct, id: string, config: Config, names: Names) {
     super(scope, id);
     const alias = (what: string) => `alias/${names.of(what)}`;
-    this.dataKey = new Key(this, "DataKey", { alias: alias("data"), enableKeyRotation: true, description: "Highwater: backups at rest", removalPolicy: RemovalPolicy.RETAIN });
+    this.dataKey = new Key(this, "DataKey", { alias: alias("data"), enableKeyRotation: true, description: "Highwater: backups at rest", removalPolicy: KEPT });
     this.dataKey.addToResourcePolicy(
       new PolicyStatement({
         sid: "AlarmsMayNotify",
@@ -46,7 +50,7 @@ export class Storage extends Construct {
       keySpec: KeySpec.ECC_NIST_P256,
       keyUsage: KeyUsage.SIGN_VERIFY,
       description: "Highwater: signs drill certificates",
-      removalPolicy: RemovalPolicy.RETAIN,
+      removalPolicy: KEPT,
     });
 
     const logs = this.#accessLogs(names);
@@ -59,6 +63,7 @@ export class Storage extends Construct {
       billingMode: BillingMode.PAY_PER_REQUEST,
       pointInTimeRecoverySpecification: { pointInTimeRecoveryEnabled: true },
       timeToLiveAttribute: "ttl",
+      // A protected table cannot be deleted when a first deployment fails: README says what to do with it.
       deletionProtection: true,
       removalPolicy: RemovalPolicy.RETAIN,
     });
@@ -78,6 +83,7 @@ export class Storage extends Construct {
     });
 
     this.topic = new Topic(this, "Notifications", { topicName: names.of("notifications"), masterKey: this.dataKey, enforceSSL: true });
+    this.topic.applyRemovalPolicy(KEPT);
     // A policy of its own replaces the one that lets the account's alarms publish.
     this.topic.addToResourcePolicy(
       new PolicyStatement({
@@ -99,7 +105,7 @@ export class Storage extends Construct {
       objectOwnership: ObjectOwnership.BUCKET_OWNER_ENFORCED,
       enforceSSL: true,
       lifecycleRules: [{ id: "forget-old-logs", expiration: Duration.days(365) }],
-      removalPolicy: RemovalPolicy.RETAIN,
+      removalPolicy: KEPT,
     });
   }
 
@@ -148,9 +154,12 @@ export class Storage extends Construct {
         // Versions go only by prune, by their id: a version that somebody hid is kept until a person has looked.
         { id: "forget-empty-markers", expiredObjectDeleteMarker: true },
       ],
-      removalPolicy: RemovalPolicy.RETAIN,
+      removalPolicy: KEPT,
     });
+    if (config.vault) replicate(this, bucket, this.dataKey, config.vault, names);
     for (const statement of guards(bucket, this.dataKey.keyArn, names)) bucket.addToResourcePolicy(statement);
+    // Without its stack the bucket keeps its guards: then nobody deletes at all.
+    bucket.policy?.applyRemovalPolicy(KEPT);
     return bucket;
   }
 }

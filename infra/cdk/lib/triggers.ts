@@ -1,4 +1,4 @@
-// What starts things: schedules per cluster and for the fleet, and the events that end them. Also the clusters' parameters.
+// What starts things: schedules per cluster and for the fleet, and the events that end them. Also the clusters' and hosts' parameters.
 
 import { Aws, Duration, Stack } from "aws-cdk-lib";
 import { Rule } from "aws-cdk-lib/aws-events";
@@ -8,6 +8,7 @@ import { CfnSchedule, CfnScheduleGroup } from "aws-cdk-lib/aws-scheduler";
 import { CfnParameter } from "aws-cdk-lib/aws-ssm";
 import { Construct } from "constructs";
 import type { ClusterConfig, Config } from "./config.ts";
+import { hostToml } from "./host-toml.ts";
 import type { Functions } from "./functions.ts";
 import type { DocumentName, FunctionName, Names } from "./names.ts";
 import { roleOf } from "./permissions.ts";
@@ -30,6 +31,12 @@ export class Triggers extends Construct {
   }
 
   #parameter(cluster: string, settings: ClusterConfig, names: Names): void {
+    new CfnParameter(this, `Host-${cluster}`, {
+      name: `${names.hostParameters}/${cluster}`,
+      description: `Highwater: host.toml of ${cluster}, without host_id, for hosts that have none yet`,
+      type: "String",
+      value: hostToml(cluster, settings),
+    });
     const value = clusterParameter(cluster, settings);
     if (value.length > 2 * STANDARD_PARAMETER) throw new Error(`clusters.${cluster} has ${value.length} characters as JSON; a parameter holds ${2 * STANDARD_PARAMETER}`);
     new CfnParameter(this, `Cluster-${cluster}`, {
@@ -144,7 +151,8 @@ export class Triggers extends Construct {
   }
 }
 
-/** The parameter's JSON: what the functions read. */
+/** The parameter's JSON: what the functions read. What only the host needs is not in it. */
 export function clusterParameter(cluster: string, settings: ClusterConfig): string {
-  return JSON.stringify({ format: "highwater.cluster.v1", cluster, ...settings });
+  const { engine: _engine, state_dir: _stateDir, server: _server, promotion, ...rest } = settings;
+  return JSON.stringify({ format: "highwater.cluster.v1", cluster, ...rest, promotion: { timeout_hours: promotion.timeout_hours } });
 }

@@ -5,7 +5,7 @@ import { Alarm, AlarmStatusWidget, ComparisonOperator, Dashboard, GraphWidget, t
 import { SnsAction } from "aws-cdk-lib/aws-cloudwatch-actions";
 import { Construct } from "constructs";
 import type { Config } from "./config.ts";
-import { FUNCTIONS, MACHINES, type MachineName, type Names } from "./names.ts";
+import { FUNCTIONS, MACHINES, type MachineName, type Names, TAG } from "./names.ts";
 import type { Functions } from "./functions.ts";
 import { type Grant, keyGrant, policyOf } from "./permissions.ts";
 import { type Storage, STATUS_PAGE } from "./storage.ts";
@@ -123,6 +123,15 @@ function people(scope: Construct, names: Names, storage: Storage, functions: Fun
       { sid: "ReadDrills", why: "Reports, certificates and signatures; no data.", actions: ["s3:GetObject", "s3:GetObjectVersion"], resources: ["report.json", "report.html", "plan.json", "certificate.json", "certificate.sig"].map((name) => names.objects(`v1/*/drills/*/${name}`)) },
       keyGrant("UseDataKeyInS3", "Reports are encrypted.", storage.dataKey.keyArn, "s3", ["kms:Decrypt"]),
       { sid: "GetPublicKey", why: "The public half, which verifies certificates.", actions: ["kms:GetPublicKey"], resources: [storage.signingKey.keyArn] },
+      { sid: "SendDocuments", why: "Install or upgrade the helper of the deployed release, and ask its doctor.", actions: ["ssm:SendCommand"], resources: [names.document("install"), names.document("doctor")] },
+      {
+        sid: "SendToOurHosts",
+        why: "Only to hosts that carry this deployment's tag.",
+        actions: ["ssm:SendCommand"],
+        resources: [names.arn("ec2", "instance", "*"), names.arn("ssm", "managed-instance", "*")],
+        conditions: { StringEquals: { [`ssm:resourceTag/${TAG.deployment}`]: names.deployment } },
+      },
+      { sid: "ReadCommandResults", why: "What the host answered; these actions know no resource.", actions: ["ssm:GetCommandInvocation", "ssm:ListCommandInvocations"], resources: ["*"] },
       readPages,
     ],
   });

@@ -1,7 +1,8 @@
 // I7 on the template itself: what DB hosts, drills and functions can and cannot do, by their own policies and the bucket's.
 
+import { readFileSync } from "node:fs";
 import { beforeAll, describe, expect, it } from "vitest";
-import { FUNCTIONS } from "../lib/names.ts";
+import { DOCUMENTS, FUNCTIONS } from "../lib/names.ts";
 import { BUCKET, named, plain, type Synthesised, synthesise } from "./fixture.ts";
 import { allowed, type Request, type Statement } from "./iam.ts";
 
@@ -67,6 +68,19 @@ describe("I7: a DB host", () => {
       expect(host([everything])("s3:GetObject", key), key).toBe(false);
     }
   });
+  it("lets doctor try the bucket, where doctor tries it", () => {
+    const place = readFileSync(new URL("../../../host-helper/src/doctor/store.rs", import.meta.url), "utf8").match(/format!\("v1\/\{\}\/(\w+)\/\{\}-\{\}"/)?.[1];
+    expect(host()("s3:PutObject", `${BUCKET}/v1/orders/${place}/i-0123456789abcdef0-1795000000000`, NEW)).toBe(true);
+    expect(host()("s3:PutObject", `${BUCKET}/v1/orders/${place}/i-0123456789abcdef0-1795000000000-upload`, PART)).toBe(true);
+    expect(place).toBe("doctor");
+  });
+  it("fetches the deployed helper and its own settings, and nothing else there", () => {
+    const fetch = policy("host-orders").find((s) => s.Sid === "FetchHelper")!;
+    expect([fetch.Action, [fetch.Resource].flat()]).toEqual(["s3:GetObject", [expect.stringMatching(/^arn:aws:s3:::cdk-hnb659fds-assets-[^*]+\/[0-9a-f.]{64,}$/)]]);
+    const settings = (cluster: string) => `arn:aws:ssm:eu-west-1:111122223333:parameter/highwater/hosts/${cluster}`;
+    expect(host()("ssm:GetParameter", settings("orders"), {})).toBe(true);
+    expect(host()("ssm:GetParameter", settings("billing-eu"), {})).toBe(false);
+  });
   it("cannot place requests, plans, reports or approvals", () => {
     for (const key of ["requests/r.json", "drills/d1/report.json", "promotions/p1/approval.json", "x"]) {
       expect(host()("s3:PutObject", `${BUCKET}/v1/orders/${key}`, NEW), key).toBe(false);
@@ -80,10 +94,10 @@ describe("I7: a DB host", () => {
     expect(host()("s3:PutObject", DATA, { ...NEW, "s3:x-amz-server-side-encryption-aws-kms-key-id": "arn:aws:kms:eu-west-1:111122223333:key/other" })).toBe(false);
     expect(host()("s3:PutObject", DATA, { ...NEW, "s3:x-amz-server-side-encryption": "AES256" })).toBe(false);
   });
-  it("touches nothing but S3, and KMS by way of S3", () => {
+  it("touches nothing but S3, its settings, and KMS by way of S3", () => {
     for (const action of ["dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:DeleteItem"]) expect(host()(action, CATALOG), action).toBe(false);
     expect(host()("kms:Decrypt", DATA_KEY, {})).toBe(false);
-    expect(new Set(policy("host-orders").flatMap((s) => s.Action).map((a) => a.split(":")[0]))).toEqual(new Set(["s3", "kms"]));
+    expect(new Set(policy("host-orders").flatMap((s) => s.Action).map((a) => a.split(":")[0]))).toEqual(new Set(["s3", "kms", "ssm"]));
   });
 });
 
@@ -180,6 +194,18 @@ describe("I7: the pages", () => {
   it("give whoever writes the status nothing of a backup", () => {
     expect(can(inline("publish-status"), arn("publish-status"))("s3:GetObject", DATA)).toBe(false);
     expect(can(inline("publish-status"), arn("publish-status"))("kms:Decrypt", DATA_KEY, S3_VIA)).toBe(false);
+  });
+});
+
+describe("an operator", () => {
+  const may = (action: string, resource: string, context: Record<string, string> = {}) => can(policy("operator"), { "aws:PrincipalArn": "arn:aws:iam::111122223333:role/dba" })(action, resource, context);
+  it("sends install and doctor to this deployment's hosts, and no other document anywhere", () => {
+    const document = (name: string) => `arn:aws:ssm:eu-west-1:111122223333:document/highwater-${name}`;
+    const instance = "arn:aws:ec2:eu-west-1:111122223333:instance/i-0123456789abcdef0";
+    for (const name of DOCUMENTS) expect(may("ssm:SendCommand", document(name)), name).toBe(["install", "doctor"].includes(name));
+    expect(may("ssm:SendCommand", "arn:aws:ssm:eu-west-1::document/AWS-RunShellScript")).toBe(false);
+    expect(may("ssm:SendCommand", instance, { "ssm:resourceTag/highwater:deployment": "highwater" })).toBe(true);
+    expect(may("ssm:SendCommand", instance, { "ssm:resourceTag/highwater:deployment": "other" })).toBe(false);
   });
 });
 

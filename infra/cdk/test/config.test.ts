@@ -3,6 +3,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { ConfigError, loadConfig, parseConfig } from "../lib/config.ts";
+import { hostToml } from "../lib/host-toml.ts";
 import { clusterParameter } from "../lib/triggers.ts";
 import { EXAMPLE } from "./fixture.ts";
 
@@ -41,6 +42,12 @@ describe("the configuration", () => {
     ["an unknown key", "strategy: incremental", "stratgy: incremental", "clusters.orders.backup.stratgy: is not known here; known are schedule"],
     ["a wrong word", "strategy: incremental", "strategy: sometimes", "clusters.orders.backup.strategy: must be one of incremental, differential"],
     ["a bad cluster id", "  billing-eu:", "  Billing_EU:", "clusters.Billing_EU: is not a cluster id"],
+    ["a tag of our own as a host's", "host: i-0123456789abcdef0", "host: {tag: highwater:cluster, value: orders}", "clusters.orders.host.tag: must match"],
+    ["a tag without a value", "host: i-0123456789abcdef0", "host: {tag: Name}", "clusters.orders.host.value: is missing"],
+    ["an engine without its series", "host: i-0123456789abcdef0", "engine: mariadb\n    host: i-0123456789abcdef0", "clusters.orders.engine: must match"],
+    ["half a service", "host: i-0123456789abcdef0", "promotion: {service: {stop: [/bin/stop]}}\n    host: i-0123456789abcdef0", "clusters.orders.promotion.service.start: is missing"],
+    ["a unit with more than a unit", "host: i-0123456789abcdef0", "promotion: {service: {unit: mariadb, stop: [/bin/stop]}}\n    host: i-0123456789abcdef0", "clusters.orders.promotion.service.stop: is not known here; known are unit"],
+    ["approval by nobody", "network:", "approval: {approvers: 0}\nnetwork:", "approval.approvers: must be a whole number from 1 to 5"],
     ["a host that is a shell word", "host: i-0123456789abcdef0", "host: $(reboot)", "clusters.orders.host: must match"],
     ["no schedule at all", "schedule: rate(1 hour)", "schedule: hourly", "clusters.orders.backup.schedule: must match"],
     ["a time zone nobody knows", "timezone: Europe/Berlin", "timezone: Europe/Bonn", "clusters.billing-eu.backup.timezone: must be a time zone"],
@@ -75,6 +82,38 @@ describe("the configuration", () => {
   });
   it("gives no host to two clusters", () => {
     expect(refusal(edited("host: i-0fedcba9876543210", "host: i-0123456789abcdef0"))).toContain("clusters.billing-eu.host: i-0123456789abcdef0 is already the host of orders");
+  });
+  it("gives no tag to two clusters", () => {
+    const tag = "host: {tag: Name, value: db}";
+    expect(refusal(edited("host: i-0fedcba9876543210", tag).replace("host: i-0123456789abcdef0", tag))).toContain("clusters.billing-eu.host: Name=db is already the host of orders");
+  });
+  it("says in TOML what a host's own configuration says of it", () => {
+    const { clusters } = parseConfig(
+      edited(
+        "host: i-0123456789abcdef0",
+        `host: {tag: Name, value: orders primary}
+    engine: mariadb-10.11
+    server: {defaults_file: /etc/highwater/backup.cnf}
+    promotion: {service: {stop: [/opt/db, stop, "it's \\"that\\""], start: [/opt/db, start], status: [/opt/db, status]}}`,
+      ),
+      "highwater.yaml",
+    );
+    expect(hostToml("orders", clusters.orders!)).toBe(`cluster = "orders"
+state_dir = "/var/lib/highwater"
+
+[server]
+engine = "mariadb-10.11"
+socket = "/run/mysqld/mysqld.sock"
+user = "root"
+defaults_file = "/etc/highwater/backup.cnf"
+
+[promote]
+datadir = "/var/lib/mysql"
+service = { stop = ["/opt/db","stop","it's \\"that\\""], start = ["/opt/db","start"], status = ["/opt/db","status"] }
+`);
+    // A host without service control takes backups, and refuses to promote.
+    expect(hostToml("billing-eu", clusters["billing-eu"]!)).not.toContain("[promote]");
+    expect(JSON.parse(clusterParameter("orders", clusters.orders!)).host).toEqual({ tag: "Name", value: "orders primary" });
   });
   it("is stored as one document for each cluster", () => {
     const { clusters } = loadConfig(EXAMPLE);

@@ -19,6 +19,7 @@ export function withArtifacts<T>(use: (directory: string) => T): T {
       mkdirSync(join(directory, name));
       writeFileSync(join(directory, name, "bootstrap"), "a placeholder, never deployed\n");
     }
+    writeFileSync(join(directory, "highwater-host"), "a placeholder, never installed\n");
     return use(directory);
   } finally {
     rmSync(directory, { recursive: true });
@@ -35,7 +36,7 @@ export interface Synthesised {
 export function synthesise(config: Config = loadConfig(EXAMPLE)): Synthesised {
   return withArtifacts((artifacts) => {
     const app = new App({ builtinCloudFormationValidation: false });
-    const stack = new HighwaterStack(app, config.name, { config, artifacts: { directory: artifacts } });
+    const stack = new HighwaterStack(app, config.name, { config, artifacts: { directory: artifacts, place: "assets" } });
     return { app, stack, template: Template.fromStack(stack) };
   });
 }
@@ -47,7 +48,8 @@ const PSEUDO: Record<string, string> = { "AWS::Partition": "aws", "AWS::AccountI
 export function plain(value: unknown, template: Template): any {
   if (Array.isArray(value)) return value.map((v) => plain(v, template));
   if (typeof value !== "object" || value === null) return value;
-  const { Ref, "Fn::Join": join, "Fn::GetAtt": att } = value as { Ref?: string; "Fn::Join"?: [string, unknown[]]; "Fn::GetAtt"?: [string, string] };
+  const { Ref, "Fn::Join": join, "Fn::GetAtt": att, "Fn::Sub": sub } = value as { Ref?: string; "Fn::Join"?: [string, unknown[]]; "Fn::GetAtt"?: [string, string]; "Fn::Sub"?: string };
+  if (typeof sub === "string") return sub.replace(/\$\{([^}]+)\}/g, (_, name: string) => PSEUDO[name] ?? `<${name}>`);
   if (join) return join[1].map((v) => plain(v, template)).join(join[0]);
   if (Ref) return PSEUDO[Ref] ?? `<${Ref}>`;
   if (att) return arnOf(att, template) ?? `<${att.join(".")}>`;

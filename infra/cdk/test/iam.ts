@@ -3,8 +3,12 @@
 
 export interface Statement {
   Sid?: string;
+  /** Looked at by tests of several accounts only. */
+  Principal?: unknown;
   Effect: "Allow" | "Deny";
+  /** Absent where there is a NotAction. */
   Action: string | string[];
+  NotAction?: string | string[];
   Resource?: string | string[];
   NotResource?: string | string[];
   Condition?: Record<string, Record<string, string | string[]>>;
@@ -46,6 +50,7 @@ const OPERATORS: Record<string, Operator> = {
   StringLike: positive((value, one) => glob(one, value)),
   ArnEquals: positive((value, one) => glob(one, value)),
   ArnNotEquals: negative((value, one) => glob(one, value)),
+  StringNotEquals: negative(same),
   StringNotEqualsIfExists: (value, accepted) => value !== undefined && !accepted.includes(value),
   Null: (value, accepted) => accepted.includes(String(value === undefined)),
   NumericLessThan: positive((value, one) => Number(value) < Number(one)),
@@ -60,7 +65,8 @@ function holds(condition: Statement["Condition"], context: Record<string, string
 }
 
 function applies(statement: Statement, { action, resource, context = {} }: Request): boolean {
-  if (!many(statement.Action).some((a) => glob(a.toLowerCase(), action.toLowerCase()))) return false;
+  const named = (patterns: string[]) => patterns.some((a) => glob(a.toLowerCase(), action.toLowerCase()));
+  if (statement.Action === undefined ? named(many(statement.NotAction)) : !named(many(statement.Action))) return false;
   const covers = (patterns: string[]) => patterns.map((p) => fill(p, context)).some((p) => p !== undefined && glob(p, resource));
   const here = statement.Resource === undefined ? !covers(many(statement.NotResource)) : covers(many(statement.Resource));
   return here && holds(statement.Condition, context);

@@ -26,8 +26,8 @@ BUCKET_PROPERTIES = {
     # applied here
     "VersioningConfiguration", "BucketEncryption", "LifecycleConfiguration", "ObjectLockEnabled",
     "ObjectLockConfiguration", "OwnershipControls",
-    # nothing to apply on one machine
-    "AccessControl", "LoggingConfiguration", "AbacStatus",
+    # nothing to apply on one machine: nothing is replicated
+    "AccessControl", "LoggingConfiguration", "AbacStatus", "ReplicationConfiguration",
 }
 
 

@@ -92,7 +92,10 @@ fn peak_mib(pid: u32) -> Option<f64> {
 fn at_work() -> BTreeMap<String, f64> {
     let lambda = std::fs::canonicalize("target/lambda").expect("target/lambda");
     let (mut cloud, db) = (Cloud::start(), MariaDb::start());
-    cloud.deploy_with(&config(), &|function| lambda.join(function).join("bootstrap"));
+    cloud.deploy_with(&config(), &|name| match name {
+        "highwater-host" => highwater_tests::binary(name),
+        function => lambda.join(function).join("bootstrap"),
+    });
     Load::fill(&db, 1000);
     cloud.host("orders", &db);
     for n in 1..=3 {

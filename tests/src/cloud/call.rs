@@ -94,9 +94,12 @@ impl Cloud {
         format!("{}/_aws/lambda-url/{id}/", self.url())
     }
 
-    /// The role that a DB host of a cluster runs with, made as `infra/README.md` tells an operator to.
+    /// The role that the DB hosts of a cluster run with, made as `infra/README.md` tells an operator to.
     pub(super) fn host_profile(&self, cluster: &str) -> String {
         let (name, policy) = (format!("db-{cluster}"), format!("arn:aws:iam::{ACCOUNT}:policy/{}-host-{cluster}", super::DEPLOYMENT));
+        if self.query("iam", "ListInstanceProfiles", &[]).contains(&format!("<InstanceProfileName>{name}<")) {
+            return name;
+        }
         let trust = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ec2.amazonaws.com"},"Action":"sts:AssumeRole"}]}"#;
         let tag = [("Tags.member.1.Key", "highwater:cluster"), ("Tags.member.1.Value", cluster)];
         self.query("iam", "CreateRole", &[[("RoleName", name.as_str()), ("AssumeRolePolicyDocument", trust)], tag].concat());

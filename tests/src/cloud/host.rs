@@ -34,7 +34,12 @@ impl Cloud {
         let parameter = json!({"Name": format!("/highwater/clusters/{cluster}")});
         let found = self.aws("ssm", "AmazonSSM.GetParameter", &parameter).unwrap_or_else(|e| panic!("{cluster} is not deployed: {e:?}"));
         let stored: Value = serde_json::from_str(text(&found["Parameter"], "Value")).expect("the cluster's parameter");
-        let instance = text(&stored, "host").to_owned();
+        self.host_with(text(&stored, "host"), cluster, db, &json!({}))
+    }
+
+    /// The same under an id of the test's choice, with tags beside those of every host.
+    pub fn host_with(&self, instance: &str, cluster: &str, db: &MariaDb, tags: &Value) -> CloudHost<'_> {
+        let instance = instance.to_owned();
         let directory = self.scratch.join(&instance);
         std::fs::create_dir_all(directory.join("bin")).expect("make the host's directory");
 
@@ -46,14 +51,61 @@ impl Cloud {
 
         let helper = format!("exec {:?} --config {:?} \"$@\"", binary("highwater-host"), toml.path());
         self.scratch.script(&format!("{instance}/bin/highwater-host"), &helper);
-        let host = json!({"path": [directory.join("bin")], "env": {"HIGHWATER_SCRATCH": self.scratch.path()}});
-        let tags = json!({"highwater:deployment": super::DEPLOYMENT, "highwater:cluster": cluster});
+        self.launch_host(&instance, cluster, &[directory.join("bin")], tags);
+        CloudHost { cloud: self, instance, directory, toml }
+    }
+
+    /// Launches a host as it comes: an SSM agent, the AWS CLI and the role of its cluster, no helper. Its directory, whose `bin` is
+    /// on its PATH.
+    pub fn bare_host(&self, instance: &str, cluster: &str, tags: &Value) -> PathBuf {
+        let directory = self.scratch.join(instance);
+        let [bin, tools] = ["bin", "tools"].map(|name| directory.join(name));
+        std::fs::create_dir_all(&bin).expect("make the host's directory");
+        std::fs::create_dir_all(&tools).expect("make the host's directory");
+        symlink(tool("peers/bin/aws"), tools.join("aws")).expect("link the AWS CLI");
+        self.launch_host(instance, cluster, &[bin, tools], tags);
+        directory
+    }
+
+    fn launch_host(&self, instance: &str, cluster: &str, path: &[PathBuf], tags: &Value) {
+        let mut all = json!({"highwater:deployment": super::DEPLOYMENT, "highwater:cluster": cluster});
+        tags.as_object().into_iter().flatten().for_each(|(key, value)| all[key] = value.clone());
+        let host = json!({"path": path, "env": {"HIGHWATER_SCRATCH": self.scratch.path()}});
         let profile = self.host_profile(cluster);
-        self.control("POST", "hosts", &json!({"instance_id": instance, "profile": profile, "tags": tags, "host": host}));
+        self.control("POST", "hosts", &json!({"instance_id": instance, "profile": profile, "tags": all, "host": host}));
         wait_for("the host to boot", || {
             (self.control("GET", &format!("hosts/{instance}"), &json!({}))["state"] == "running").then_some(())
         });
-        CloudHost { cloud: self, instance, directory, toml }
+    }
+
+    /// Powers an instance off.
+    pub fn power_off(&self, instance: &str) {
+        self.control("POST", &format!("hosts/{instance}/shutdown"), &json!({"minutes": 0}));
+        wait_for("the instance to end", || {
+            (self.control("GET", &format!("hosts/{instance}"), &json!({}))["state"] != "running").then_some(())
+        });
+    }
+
+    /// Sends a document to a host, as a person does; its command's id.
+    pub fn send_document(&self, document: &str, instance: &str, parameters: &Value) -> String {
+        let request =
+            json!({"DocumentName": format!("{}-{document}", super::DEPLOYMENT), "InstanceIds": [instance], "Parameters": parameters});
+        let sent = self.aws("ssm", "AmazonSSM.SendCommand", &request).unwrap_or_else(|e| panic!("send {document}: {e:?}"));
+        text(&sent["Command"], "CommandId").to_owned()
+    }
+
+    /// How a command ended, as `GetCommandInvocation` has it.
+    pub fn wait_command(&self, command: &str, instance: &str) -> Value {
+        let wanted = json!({"CommandId": command, "InstanceId": instance});
+        wait_for("the command's end", || {
+            let found = self.aws("ssm", "AmazonSSM.GetCommandInvocation", &wanted).unwrap_or_else(|e| panic!("{e:?}"));
+            (!matches!(found["Status"].as_str(), Some("Pending" | "InProgress"))).then_some(found)
+        })
+    }
+
+    /// Runs a document on a host to its end.
+    pub fn run_document(&self, document: &str, instance: &str, parameters: &Value) -> Value {
+        self.wait_command(&self.send_document(document, instance, parameters), instance)
     }
 }
 

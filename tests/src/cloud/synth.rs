@@ -1,6 +1,6 @@
 //! `cdk synth` for a test: once for each configuration, kept below `target/cloud`.
 
-use crate::{run, target_dir};
+use crate::{release, run, target_dir};
 use highwater_core::Sha256;
 use serde_json::Value;
 use std::fs::{self, File};
@@ -24,7 +24,11 @@ pub(super) const FUNCTIONS: &[&str] = &[
     "prune",
 ];
 
-/// The directory that `cdk synth` wrote for this configuration and these binaries: of each function's name, the binary.
+/// The helper, as what a host installs.
+const HELPER: &str = "highwater-host";
+
+/// The directory that `cdk synth` wrote for this configuration and these binaries: of each function's and the helper's name, the
+/// binary. A release's own files are taken as they are.
 pub(super) fn assembly(config: &Value, binary: &dyn Fn(&str) -> PathBuf) -> PathBuf {
     let infra = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../infra")).canonicalize().expect("infra/");
     let cache = target_dir().join("cloud");
@@ -34,7 +38,10 @@ pub(super) fn assembly(config: &Value, binary: &dyn Fn(&str) -> PathBuf) -> Path
     ["cdk/bin", "cdk/lib", "cdk/package-lock.json", "asl", "ssm", "drill"]
         .iter()
         .for_each(|part| read_all(&infra.join(part), &mut sources));
-    FUNCTIONS.iter().for_each(|name| sources.extend(binary(name).display().to_string().bytes()));
+    match release() {
+        Some(release) => sources.extend(fs::read(release.join("SHA256SUMS")).expect("a release's sums")),
+        None => FUNCTIONS.iter().chain([&HELPER]).for_each(|name| sources.extend(binary(name).display().to_string().bytes())),
+    }
     let name = Sha256::of(&sources).to_string()[..16].to_owned();
     let done = cache.join(&name);
     // Two tests with the same configuration: one synthesises, the other waits.
@@ -52,19 +59,20 @@ pub(super) fn assembly(config: &Value, binary: &dyn Fn(&str) -> PathBuf) -> Path
         .current_dir(infra.join("cdk"))
         .env("CDK_OUTDIR", &fresh)
         .env("HIGHWATER_CONFIG", &config)
-        .env("HIGHWATER_ARTIFACTS", bootstraps(&cache.join(format!("{name}.bootstraps")), binary)));
+        .env("HIGHWATER_ARTIFACTS", release().unwrap_or_else(|| artifacts(&cache.join(format!("{name}.artifacts")), binary))));
     fs::rename(&fresh, &done).expect("keep what was synthesised");
     done
 }
 
-/// A directory for each function, whose bootstrap executes the binary.
-fn bootstraps(directory: &Path, binary: &dyn Fn(&str) -> PathBuf) -> PathBuf {
-    for name in FUNCTIONS {
-        let bootstrap = directory.join(name).join("bootstrap");
-        fs::create_dir_all(directory.join(name)).expect("make a function's directory");
-        fs::write(&bootstrap, format!("#!/bin/sh\nexec '{}'\n", binary(name).display())).expect("write a bootstrap");
-        fs::set_permissions(&bootstrap, fs::Permissions::from_mode(0o755)).expect("make a bootstrap executable");
-    }
+/// A directory for each function, whose bootstrap executes the binary, and a helper that does.
+fn artifacts(directory: &Path, binary: &dyn Fn(&str) -> PathBuf) -> PathBuf {
+    let script = |path: PathBuf, name: &str| {
+        fs::create_dir_all(path.parent().expect("a directory")).expect("make a function's directory");
+        fs::write(&path, format!("#!/bin/sh\nexec '{}' \"$@\"\n", binary(name).display())).expect("write a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("make a script executable");
+    };
+    FUNCTIONS.iter().for_each(|name| script(directory.join(name).join("bootstrap"), name));
+    script(directory.join(HELPER), HELPER);
     directory.to_owned()
 }
 

@@ -2,6 +2,8 @@
 #
 #   make package CONFIG=highwater.yaml
 #   aws s3 cp --recursive target/package/release s3://my-artifacts/highwater/0.1.0/
+#
+# Hosts fetch the helper from there: their roles get the right to it with the policy highwater-host-CLUSTER.
 
 provider "aws" {
   region = "eu-west-1"
