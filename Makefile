@@ -97,6 +97,11 @@ bench-functions: tools functions ## Cold start, size and memory of each function
 	cargo build --workspace --bins --quiet
 	target/debug/bench_functions
 
+.PHONY: bench-catalog
+bench-catalog: tools ## What a decision reads and takes with 100 and with 100,000 backups; writes its part of docs/BENCHMARKS.md
+	cargo build --workspace --bins --quiet
+	target/debug/bench_catalog
+
 .PHONY: fmt
 fmt: ## Format
 	cargo fmt --all

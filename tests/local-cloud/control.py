@@ -1,7 +1,7 @@
 """What tests order from the launcher, in front of the emulator (all bodies are JSON):
 
     GET    /_local-cloud/hosts                     the instances' hosts, with state and tags
-    POST   /_local-cloud/hosts                     {"instance_id", "profile", "tags", "host"}: launches that very instance
+    POST   /_local-cloud/hosts                     {"instance_id", "profile", "tags", "host", "launched_at"}: launches that very instance
     PUT    /_local-cloud/hosts                     {"env", "path", "cwd", "agent"}: what every later instance gets
     GET    /_local-cloud/hosts/<instance>          directories, exit code of user data, number of processes
     PUT    /_local-cloud/hosts/<instance>          {"root", "env", "path", "cwd", "agent"}

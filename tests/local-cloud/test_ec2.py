@@ -236,3 +236,6 @@ def test_an_instance_gets_the_id_that_a_test_has_put_into_a_configuration(cloud)
     with pytest.raises(urllib.error.HTTPError, match="400"):
         cloud.control("POST", "hosts", order)
     assert cloud.instance() != wanted
+    old = {"instance_id": "i-0db00000000000002", "launched_at": "2026-01-02T03:04:05.000Z"}
+    assert cloud.control("POST", "hosts", old)["instance-id"] == old["instance_id"]
+    assert cloud.described(old["instance_id"])["LaunchTime"].isoformat() == "2026-01-02T03:04:05+00:00"

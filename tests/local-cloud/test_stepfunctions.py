@@ -160,6 +160,15 @@ def test_machines_own_timeout_ends_a_waiting_task(cloud):
     eventually(events)
 
 
+@pytest.mark.parametrize("scale, value, end", [("sfn_timeout_scale", 1e-5, "FAILED"), ("sfn_machine_timeout_scale", 1e-7, "TIMED_OUT")])
+def test_what_waits_feels_a_change_of_the_scale(cloud, scale, value, end):
+    seen = tokens(cloud)
+    run = start(cloud, machine(cloud, {"Wait": waiting(TimeoutSeconds=86400)}, TimeoutSeconds=604800))
+    eventually(seen)
+    cloud.control("PUT", "settings", {scale: value})
+    assert ended(cloud, run)["status"] == end
+
+
 CALLS = {"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "End": True,
          "Parameters": {"FunctionName": "f", "Payload": {"token": "called"}}}
 LATER = {"StartAt": "Pause", "States": {"Pause": {"Type": "Wait", "Seconds": 2, "Next": "Call"}, "Call": CALLS}}

@@ -241,6 +241,16 @@ impl Cloud {
         }
     }
 
+    /// A function's environment, as it is deployed.
+    pub fn environment(&self, function: &str) -> Vec<(String, String)> {
+        let path = format!("/2015-03-31/functions/{DEPLOYMENT}-{function}/configuration");
+        let (status, answer) = self.http.send("GET", &path, &[("authorization", &self.http.scope("lambda"))], b"");
+        assert_eq!(status, 200, "{path}: {}", String::from_utf8_lossy(&answer));
+        let answer: Value = serde_json::from_slice(&answer).expect("the function's configuration");
+        let variables = answer["Environment"]["Variables"].as_object().unwrap_or_else(|| panic!("no environment in {answer}"));
+        variables.iter().map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
+    }
+
     /// What a function has logged.
     pub fn function_log(&self, function: &str) -> String {
         let group = json!({"logGroupName": format!("/aws/lambda/{DEPLOYMENT}-{function}")});
@@ -315,6 +325,12 @@ impl Cloud {
     pub fn states_entered(&self, arn: &str) -> Vec<String> {
         let history = self.states("GetExecutionHistory", &json!({"executionArn": arn, "maxResults": 1000}));
         array(&history["events"]).iter().filter_map(|event| Some(event["stateEnteredEventDetails"]["name"].as_str()?.to_owned())).collect()
+    }
+
+    /// A machine's definition, as it is deployed.
+    pub fn definition(&self, machine: &str) -> Value {
+        let found = self.states("DescribeStateMachine", &json!({"stateMachineArn": self.machine(machine)}));
+        serde_json::from_str(text(&found, "definition")).expect("the definition's JSON")
     }
 
     fn states(&self, operation: &str, request: &Value) -> Value {

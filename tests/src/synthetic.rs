@@ -2,12 +2,15 @@
 //! and catalogs of many backups that exist as records only.
 
 use crate::{Cloud, block_on};
-use highwater_aws::catalog::backups::{BackupRecord, Committed, put_points};
+use highwater_aws::catalog::CatalogTable;
+use highwater_aws::catalog::backups::{Asked, BackupRecord, Committed, put_points};
 use highwater_aws::catalog::head::Head;
 use highwater_aws::s3::{Bucket, Stored};
 use highwater_aws::table::{Table, Write};
 use highwater_core::catalog::{Catalog, StoredManifest};
+use highwater_core::lease::{Holder, Purpose};
 use highwater_core::manifest::{ManifestV1, ObjectRef, ParentLink, Strategy};
+use highwater_core::schedule::Force;
 use highwater_core::{BackupId, BackupKind, Document, Lsn, Sha256};
 use jiff::SignedDuration;
 use serde_json::json;
@@ -86,6 +89,50 @@ pub fn add_chains(table: &Table, from: i64, to: i64) {
         }
         block_on(table.write(writes)).expect("write a chain");
     }
+}
+
+/// Begins the next backup of a catalog that [`add_chains`] made, `hour` hours after its first: an incremental of the newest, as
+/// start-backup records it. Gives its manifest, with the text, as the helper would publish it.
+pub fn begin_next(catalog: &CatalogTable, hour: i64) -> (StoredManifest, String) {
+    let cluster = "orders".parse().expect("a cluster");
+    block_on(async {
+        let window = catalog.window(&cluster).await.expect("the window");
+        let newest = window.catalog.newest().expect("a newest backup");
+        let m = manifest(hour, Some(&(newest.manifest.clone(), newest.sha256)));
+        let lease = catalog.lease(&cluster).await.expect("the lease");
+        let expires_at = m.finished_at + SignedDuration::from_hours(1);
+        let holder = Holder { operation: m.backup_id.to_string(), purpose: Purpose::Backup, expires_at };
+        let taken = lease.take(holder, m.started_at).expect("a free lease");
+        let asked = Asked {
+            token: taken.token,
+            host: m.source.host_id.clone(),
+            at: m.started_at,
+            lease_expires_at: expires_at,
+            force: Force::Nothing,
+            reason: "the next one".into(),
+            request_key: format!("v1/orders/requests/{}.json", m.backup_id),
+            request_sha256: m.request_sha256,
+            request: "{}".into(),
+        };
+        let parent = m.parent.as_ref().map(|link| link.backup_id.clone());
+        let record = BackupRecord::requested(m.cluster.clone(), m.backup_id.clone(), m.incarnation.clone(), parent, asked);
+        catalog.begin_backup(&window, (&lease, &taken), &record, None).await.expect("begin a backup");
+        let bytes = m.to_bytes();
+        let stored = StoredManifest::parse(m.key(), Some("v".into()), &bytes).expect("a manifest");
+        (stored, String::from_utf8(bytes).expect("JSON"))
+    })
+}
+
+/// Manifests of so many backups, in chains of 25, as they lie in a bucket.
+pub fn chains_of(backups: i64) -> Vec<StoredManifest> {
+    let mut parent = None;
+    let one = |hour: i64| {
+        let m = manifest(hour, parent.as_ref().filter(|_| hour % 25 != 0));
+        let stored = StoredManifest::parse(m.key(), Some("v".into()), &m.to_bytes()).expect("a manifest");
+        parent = Some((m, stored.sha256));
+        stored
+    };
+    (0..backups).map(one).collect()
 }
 
 /// A table `catalog` with the keys of the stack's, on a cloud where nothing is deployed.

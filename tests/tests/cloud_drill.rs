@@ -142,6 +142,13 @@ fn a_drill_that_is_aborted_killed_or_silent_ends_at_once_and_leaves_no_instance(
     assert_eq!((&ended["status"], &ended["error"]), (&json!("FAILED"), &json!("DrillFailed")), "{ended}");
     did_not_pass(&cloud, &execution, "InstanceGone");
 
+    // The machine's own time is over: no state runs any more, and the event of it has the rest done.
+    let (execution, _) = running(&cloud);
+    cloud.settings(json!({"sfn_machine_timeout_scale": 1e-6}));
+    assert_eq!(cloud.wait_execution(&execution)["status"], "TIMED_OUT");
+    cloud.settings(json!({"sfn_machine_timeout_scale": 1}));
+    did_not_pass(&cloud, &execution, "ran out of time");
+
     // No heartbeat for HeartbeatSeconds.
     cloud.settings(json!({"sfn_timeout_scale": 0.01}));
     let (execution, _) = running(&cloud);
@@ -155,17 +162,27 @@ fn a_drill_that_is_aborted_killed_or_silent_ends_at_once_and_leaves_no_instance(
         json!({"highwater:deployment": "highwater", "highwater:purpose": "drill", "highwater:cluster": "orders", "highwater:drill": drill});
     let of_others =
         json!({"highwater:deployment": "another", "highwater:purpose": "drill", "highwater:cluster": "orders", "highwater:drill": drill});
-    let launch = |id: &str, tags: &Value| {
+    let launch = |id: &str, tags: &Value, minutes_ago: i64| {
         let host = json!({"path": [cloud.scratch().join("image")], "env": {"HIGHWATER_SCRATCH": cloud.scratch().path()}});
-        cloud.control("POST", "hosts", &json!({"instance_id": id, "profile": "highwater-drill-orders", "tags": tags, "host": host}));
+        let at = (jiff::Timestamp::now() - jiff::SignedDuration::from_mins(minutes_ago)).strftime("%Y-%m-%dT%H:%M:%S.000Z").to_string();
+        let order = json!({"instance_id": id, "profile": "highwater-drill-orders", "tags": tags, "host": host, "launched_at": at});
+        cloud.control("POST", "hosts", &order);
     };
-    launch("i-0dead0000000000a1", &tags);
-    launch("i-0dead0000000000a2", &of_others);
+    launch("i-0dead0000000000a1", &tags, 0);
+    launch("i-0dead0000000000a2", &of_others, 600);
+    // Instances that no execution and no record knows any more: the old one goes; the catalog may just be being rebuilt.
+    let mut forgotten = tags.clone();
+    forgotten["highwater:drill"] = json!("20261122T015900Z-4f7c90ab");
+    launch("i-0dead0000000000b1", &forgotten, 16);
+    launch("i-0dead0000000000b2", &forgotten, 13);
+    forgotten.as_object_mut().unwrap().remove("highwater:drill");
+    launch("i-0dead0000000000b3", &forgotten, 16);
     // Or an event's own run of it does, at the same moment: the end counts, not who was first.
     cloud.invoke("reconcile", &json!({})).unwrap();
     let left = || cloud.drill_instances().iter().map(|i| i["instance-id"].clone()).collect::<Vec<_>>();
-    wait_for("the leaked instance's end", || (!left().contains(&json!("i-0dead0000000000a1"))).then_some(()));
-    assert_eq!(left(), ["i-0dead0000000000a2"], "another deployment's stays");
+    let leaked = ["a1", "b1", "b3"].map(|end| json!(format!("i-0dead0000000000{end}")));
+    wait_for("the leaked instances' end", || leaked.iter().all(|leaked| !left().contains(leaked)).then_some(()));
+    assert_eq!(left(), ["i-0dead0000000000a2", "i-0dead0000000000b2"], "another deployment's stays, and a young one");
 }
 
 #[test]

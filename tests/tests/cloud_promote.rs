@@ -3,15 +3,11 @@
 //! The drill is not run here: its plan, report and signed certificate are put where a drill puts them. `cloud_restore.rs` runs
 //! the whole way.
 
-use highwater_aws::kms::SigningKey;
 use highwater_aws::manifests::read_catalog;
-use highwater_core::certificate::{Drilled, certify};
-use highwater_core::drill::{Check, CheckKind, DrillReportV1, Outcome};
-use highwater_core::ids::drill_prefix;
 use highwater_core::plan::Target;
 use highwater_core::planner::plan_restore;
-use highwater_core::{ClusterId, Document, DrillId, Pinned, Sha256};
-use highwater_tests::{Cloud, CloudHost, MariaDb, Person, block_on, config, wait_for, wait_for_within};
+use highwater_core::{ClusterId, Sha256};
+use highwater_tests::{Cloud, CloudHost, MariaDb, Person, block_on, config, leave_proof, wait_for, wait_for_within};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -59,51 +55,8 @@ impl Scene {
     fn drill_signed(&self, sign: impl Fn(&[u8]) -> Sha256) -> (Value, String) {
         let (cluster, now, bucket): (ClusterId, _, _) = ("orders".parse().unwrap(), Timestamp::now(), self.cloud.bucket());
         let nth = self.made.replace(self.made.get() + 1);
-        let drill_id = DrillId::of_execution(now, &format!("drill {nth}"));
-        let put = |name: &str, bytes: Vec<u8>| {
-            let key = format!("{}{name}", drill_prefix(&cluster, &drill_id));
-            let sha256 = Sha256::of(&bytes);
-            block_on(bucket.put_new(&key, bytes.into(), "application/octet-stream")).unwrap();
-            Pinned::object(bucket.name(), &key, sha256)
-        };
         let plan = plan_restore(&block_on(read_catalog(&bucket, &cluster)).unwrap(), &Target::Latest, bucket.name(), now).unwrap();
-        let plan_at = put("plan.json", plan.to_bytes());
-        let check = |kind| Check {
-            kind,
-            subject: "server".into(),
-            outcome: Outcome::Passed,
-            expected: String::new(),
-            found: String::new(),
-            seconds: 0.1,
-        };
-        let report = DrillReportV1 {
-            format: DrillReportV1::FORMAT.into(),
-            cluster: cluster.clone(),
-            backup_id: plan.point.backup_id.clone(),
-            plan_sha256: plan_at.sha256,
-            host_id: "i-0d0000000000000d0".parse().unwrap(),
-            outcome: Outcome::Passed,
-            failure: None,
-            server_version: Some(plan.server.version),
-            started_at: now,
-            finished_at: now,
-            phases: Vec::new(),
-            checks: vec![check(CheckKind::ServerUp), check(CheckKind::RowCount)],
-        };
-        let report_at = put("report.json", report.to_bytes());
-        let key = self.cloud.output("SigningKey");
-        let certificate = certify(&Drilled {
-            drill_id: &drill_id,
-            execution: "drill",
-            instance: &report.host_id,
-            plan: (&plan, &plan_at),
-            report: (&report, &report_at),
-            signing_key: key,
-        });
-        let bytes = certificate.unwrap().to_bytes();
-        let signature = block_on(SigningKey::new(&self.cloud.sdk(), key).sign(sign(&bytes))).unwrap();
-        let certificate = put("certificate.json", bytes);
-        put("certificate.sig", signature);
+        let (drill_id, certificate) = leave_proof(&self.cloud, &plan, (&format!("drill {nth}"), now), sign);
         (json!({"cluster": "orders", "drill_id": drill_id, "outcome": "passed"}), certificate.sha256.to_string())
     }
 

@@ -8,12 +8,14 @@ use highwater_aws::catalog::lease;
 use highwater_aws::rebuild::{compare, rebuild};
 use highwater_aws::table::{Key, Table, Write};
 use highwater_core::audit::{ObjectId, objects_of_backup};
-use highwater_core::ids::backup_prefix;
+use highwater_core::certificate::{CERTIFICATE_NAME, SIGNATURE_NAME};
+use highwater_core::ids::{backup_prefix, drill_prefix};
 use highwater_core::lease::{Holder, Purpose};
 use highwater_core::manifest::ManifestV1;
 use highwater_core::plan::Target;
-use highwater_core::{ClusterId, Failure};
-use highwater_tests::{Cloud, MariaDb, binary, block_on, config, publish};
+use highwater_core::planner::plan_restore;
+use highwater_core::{ClusterId, DrillId, Failure, Sha256};
+use highwater_tests::{Cloud, MariaDb, binary, block_on, config, leave_proof, publish};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::process::Command;
@@ -59,7 +61,7 @@ impl Shop {
     fn rebuild(&self) {
         let bucket = self.cloud.bucket();
         block_on(async {
-            let compared = compare(&self.catalog, &bucket, &orders(), Timestamp::now()).await.unwrap();
+            let compared = compare(&self.catalog, &bucket, &orders(), None, Timestamp::now()).await.unwrap();
             rebuild(&self.catalog, &orders(), &compared).await.unwrap();
         });
     }
@@ -153,7 +155,7 @@ fn i6_a_run_does_what_its_dry_run_says_and_object_lock_holds() {
     let left = block_on(shop.catalog.whole(&orders())).unwrap().catalog;
     assert_eq!(left.backups().map(|s| s.id().to_string()).collect::<Vec<_>>(), [ids(b), ids(c)].concat());
     assert_eq!(left.path_to(&b[1].backup_id).unwrap().len(), 2);
-    let compared = block_on(compare(&shop.catalog, &shop.cloud.bucket(), &orders(), Timestamp::now())).unwrap();
+    let compared = block_on(compare(&shop.catalog, &shop.cloud.bucket(), &orders(), None, Timestamp::now())).unwrap();
     assert_eq!(compared.differences, []);
     assert_eq!(listed(&shop.prune(false)["deleted"]), Vec::<String>::new(), "twice is once");
 
@@ -211,7 +213,7 @@ fn i4_a_run_finishes_what_a_crash_left_at_any_step() {
         let window = shop.catalog.window_for(&orders(), &Target::Backup(a[0].backup_id.clone())).await.unwrap();
         assert!(window.catalog.get(&a[0].backup_id).is_none(), "what is marked is no restore point");
         // Whoever rebuilds now does not bring back what is on its way out.
-        let compared = compare(&shop.catalog, &bucket, &orders(), Timestamp::now()).await.unwrap();
+        let compared = compare(&shop.catalog, &bucket, &orders(), None, Timestamp::now()).await.unwrap();
         assert_eq!(compared.differences, []);
     });
 
@@ -256,6 +258,81 @@ fn highwater(cloud: &Cloud, args: &[&str]) -> (i32, Value) {
 }
 
 #[test]
+fn i1_every_drill_whose_certificate_the_key_signed_is_restored_and_a_forged_one_is_named() {
+    let shop = Shop::open();
+    let (cloud, bucket, now) = (&shop.cloud, shop.cloud.bucket(), Timestamp::now());
+    let whole = block_on(shop.catalog.whole(&orders())).unwrap().catalog;
+    let plan = |m: &ManifestV1| plan_restore(&whole, &Target::Backup(m.backup_id.clone()), bucket.name(), now).unwrap();
+    let [a, b, c] = &shop.chains;
+    let leave = |m: &ManifestV1, name: &str, hours_ago: i64, sign: &dyn Fn(&[u8]) -> Sha256| {
+        leave_proof(cloud, &plan(m), (name, now - SignedDuration::from_hours(hours_ago)), sign)
+    };
+    let good = [leave(&b[1], "one", 30, &Sha256::of), leave(&c[1], "two", 20, &Sha256::of), leave(&a[2], "three", 10, &Sha256::of)];
+    // Signed over other bytes; not signed; genuine, and put where another drill's belongs.
+    let (forged, _) = leave(&c[1], "forged", 5, &|bytes| Sha256::of(&[bytes, b" "].concat()));
+    let (unsigned, _) = leave(&c[1], "unsigned", 4, &Sha256::of);
+    let key = |drill: &DrillId, name: &str| format!("{}{name}", drill_prefix(&orders(), drill));
+    for v in block_on(bucket.versions(&key(&unsigned, SIGNATURE_NAME))).unwrap() {
+        cloud.end_locks(&v.key);
+        block_on(bucket.delete_version(&v.key, &v.version_id)).unwrap();
+    }
+    let copied = DrillId::of_execution(now, "copied");
+    for name in [CERTIFICATE_NAME, SIGNATURE_NAME] {
+        block_on(bucket.put_new(&key(&copied, name), cloud.object(&key(&good[0].0, name)).into(), "application/json")).unwrap();
+    }
+
+    // Without the key nothing is taken for proven, and that is said.
+    let before = cloud.items("orders");
+    let (code, shown) = highwater(cloud, &["catalog", "rebuild", "--apply"]);
+    assert_eq!((code, &shown["mended"], &shown["unverified_certificates"]), (0, &json!([]), &json!(6)), "{shown}");
+    assert_eq!(cloud.items("orders"), before);
+
+    // With another key, nothing is proven at all; with the deployment's, what it signed.
+    let der = cloud.aws("kms", "TrentService.GetPublicKey", &json!({"KeyId": cloud.output("SigningKey")})).unwrap();
+    let pem = |base64: &str| format!("-----BEGIN PUBLIC KEY-----\n{base64}\n-----END PUBLIC KEY-----\n");
+    let spec = json!({"KeyUsage": "SIGN_VERIFY", "KeySpec": "ECC_NIST_P256"});
+    let other = cloud.aws("kms", "TrentService.CreateKey", &spec).unwrap()["KeyMetadata"]["Arn"].clone();
+    let other = cloud.aws("kms", "TrentService.GetPublicKey", &json!({"KeyId": other})).unwrap();
+    let path = |name: &str, key: &Value| {
+        let path = cloud.scratch().join(name);
+        std::fs::write(&path, pem(key["PublicKey"].as_str().unwrap())).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (ours, others) = (path("ours.pem", &der), path("others.pem", &other));
+    let (_, shown) = highwater(cloud, &["catalog", "rebuild", "--apply", "--key", &others]);
+    assert_eq!((&shown["mended"], shown["not_mended"].as_array().unwrap().len()), (&json!([]), 6), "{shown}");
+    assert_eq!(cloud.items("orders"), before);
+
+    let (code, shown) = highwater(cloud, &["catalog", "rebuild", "--apply", "--key", &ours]);
+    assert_eq!((code, shown["mended"].as_array().unwrap().len()), (0, 4), "three drills and the head: {shown}");
+    let named = shown["not_mended"].as_array().unwrap().iter().map(|d| d["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    for (drill, name) in [(&forged, "Signature"), (&unsigned, "Unsigned"), (&copied, "Misplaced")] {
+        assert!(named.iter().any(|m| m.starts_with(&format!("{} proves no drill: {name}: ", key(drill, CERTIFICATE_NAME)))), "{named:?}");
+    }
+    assert_eq!(named.len(), 3, "{named:?}");
+    for (drill, certificate) in &good {
+        let record = cloud.item("orders", &format!("drill#{drill}")).unwrap();
+        assert_eq!(
+            (&record["state"], &record["certificate"], &record["open"]),
+            (&json!("passed"), &json!(certificate), &Value::Null),
+            "{record}"
+        );
+    }
+    let drills = cloud.items("orders").iter().filter(|item| item["sk"].as_str().unwrap().starts_with("drill#")).count();
+    assert_eq!(drills, 3);
+    assert_eq!(cloud.item("orders", "head").unwrap()["last_passed_drill"]["drill_id"], json!(good[2].0));
+
+    // Again is the same; the audit still names the forged ones, and retention knows what is proven.
+    let once = cloud.items("orders");
+    assert_eq!(highwater(cloud, &["catalog", "rebuild", "--apply", "--key", &ours]).1["mended"], json!([]));
+    assert_eq!(cloud.items("orders"), once);
+    let (code, audit) = highwater(cloud, &["catalog", "audit", "--key", &ours]);
+    assert_eq!((code, audit["differences"].as_array().unwrap().len()), (i32::from(Failure::Damaged.exit_code()), 3), "{audit}");
+    assert_eq!(highwater(cloud, &["catalog", "audit"]).0, 0);
+    assert!(listed(&shop.prune(true)["kept"]).contains(&a[2].backup_id.to_string()), "the last chain with a passed drill is kept");
+}
+
+#[test]
 fn i1_the_catalog_is_rebuilt_from_manifests_and_a_base_is_locked_as_long_as_its_child() {
     let (cloud, db) = (Cloud::deployed(&config()), MariaDb::start());
     let _host = cloud.host("orders", &db);
@@ -291,7 +368,7 @@ fn i1_the_catalog_is_rebuilt_from_manifests_and_a_base_is_locked_as_long_as_its_
             [Target::Latest, Target::Backup(path[1].id().clone()), Target::Time(newest.finished_at), Target::Lsn(newest.last_lsn)];
         let planned = targets.map(|target| {
             let window = block_on(catalog.window_for(&orders(), &target)).unwrap();
-            let plan = highwater_core::planner::plan_restore(&window.catalog, &target, "backups", Timestamp::UNIX_EPOCH).unwrap();
+            let plan = plan_restore(&window.catalog, &target, "backups", Timestamp::UNIX_EPOCH).unwrap();
             serde_json::to_value(plan).unwrap()
         });
         let head = block_on(catalog.head(&orders())).unwrap();

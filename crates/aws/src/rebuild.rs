@@ -1,25 +1,30 @@
 //! The catalog against the manifests it follows from (I1): every difference by name, and the rebuilding of what is missing.
 //!
-//! A rebuild adds and corrects what manifests prove: records, points, the head, drills by their certificates. It removes no
-//! record and overrules none: that a backup failed, or is being pruned, only the catalog can know. Each write finds the head's
+//! A rebuild adds and corrects what manifests prove: records, points, the head; and what certificates prove that the given key
+//! signed: drills that passed. It removes no record and overrules none: that a backup failed, or is being pruned, only the
+//! catalog can know. Each write finds the head's
 //! version that was compared and makes it one more: no decision made before it, and no mark made since, meets what it added.
 //! It corrects the head last, so that after a crash the next run finds what is still missing.
 
 use crate::catalog::backups::{BackupRecord, Committed, point_keys, put_points};
+use crate::catalog::drills::DrillRecord;
 use crate::catalog::head::{Head, PassedDrill};
 use crate::catalog::prune::{Brief, MARKS};
 use crate::catalog::{CatalogError, CatalogTable};
 use crate::manifests::{each, read_manifest_texts};
 use crate::prune::PruneError;
-use crate::s3::{Bucket, StoreError};
+use crate::s3::{Bucket, StoreError, StoreErrorKind};
 use crate::table::{Key, Range, TableError, Write};
 use highwater_core::catalog::{Catalog, Found, StoredManifest};
-use highwater_core::certificate::{CERTIFICATE_NAME, CertificateV1};
-use highwater_core::ids::cluster_prefix;
-use highwater_core::{BackupId, ClusterId, Document};
+use highwater_core::certificate::{CERTIFICATE_NAME, CertificateV1, PublicKey, SIGNATURE_NAME, verify};
+use highwater_core::ids::{cluster_prefix, drill_prefix};
+use highwater_core::{BackupId, ClusterId, Document, DrillId, Pinned, Sha256};
 use jiff::Timestamp;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// A DER signature of P-256 has at most 72 bytes.
+const SIGNATURE_BYTES: u64 = 128;
 
 /// Where the catalog and the manifests differ. Each sentence says whether a rebuild mends it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,9 +54,19 @@ pub enum Difference {
         /// By the manifests.
         should: String,
     },
-    /// A drill's certificate that the head does not know.
-    #[error("drill {0} passed by its certificate, and the head knows no drill as late: a rebuild adds it")]
-    NoDrill(String),
+    /// A drill that passed, by a certificate that the key signed, without a record.
+    #[error("drill {0} passed by its certificate and has no record: a rebuild adds it")]
+    NoDrill(DrillId),
+    /// What lies where a certificate belongs proves nothing.
+    #[error("{key} proves no drill: {name}: {reason}; nothing is restored from it, find out who wrote it")]
+    BadCertificate {
+        /// Where it lies.
+        key: String,
+        /// The reason's name.
+        name: &'static str,
+        /// Why not.
+        reason: String,
+    },
 }
 
 impl Difference {
@@ -65,12 +80,13 @@ impl Difference {
             Self::StrayPoint(_) => "StrayPoint",
             Self::Head { .. } => "Head",
             Self::NoDrill(_) => "NoDrill",
+            Self::BadCertificate { .. } => "BadCertificate",
         }
     }
 
     /// Whether a rebuild mends it.
     pub fn is_mended(&self) -> bool {
-        !matches!(self, Self::NoManifest(_) | Self::OtherManifest(_))
+        !matches!(self, Self::NoManifest(_) | Self::OtherManifest(_) | Self::BadCertificate { .. })
     }
 }
 
@@ -83,7 +99,10 @@ pub struct Comparison {
     pub differences: Vec<Difference>,
     /// Operations under way: nothing is rebuilt before they have ended.
     pub open: Vec<String>,
+    /// Certificates that nobody looked at, because no key was given: the proofs that they are were not compared.
+    pub unverified: usize,
     new: Vec<(BackupRecord, StoredManifest)>,
+    drills: Vec<DrillRecord>,
     points: Vec<Write>,
     head: Head,
 }
@@ -94,15 +113,24 @@ struct Row {
     sk: String,
     #[serde(default)]
     open: Option<String>,
+    #[serde(default)]
+    state: Option<String>,
 }
 
-/// Compares. Reads only.
+/// Compares. Reads only. `key` is the deployment's public key: with it, what certificates prove is compared too.
 ///
 /// # Errors
 /// Those of the catalog and the bucket.
-pub async fn compare(catalog: &CatalogTable, bucket: &Bucket, cluster: &ClusterId, now: Timestamp) -> Result<Comparison, PruneError> {
+pub async fn compare(
+    catalog: &CatalogTable,
+    bucket: &Bucket,
+    cluster: &ClusterId,
+    key: Option<&PublicKey>,
+    now: Timestamp,
+) -> Result<Comparison, PruneError> {
     let read = catalog.head(cluster).await?;
-    let rows: Vec<Row> = catalog.table().query_for(Range { from: " ".to_owned(), ..Range::prefixed(cluster, "") }, &["open"]).await?;
+    let rows: Vec<Row> =
+        catalog.table().query_for(Range { from: " ".to_owned(), ..Range::prefixed(cluster, "") }, &["open", "state"]).await?;
     let mut open: Vec<_> = rows.iter().filter(|row| row.open.is_some()).map(|row| row.sk.clone()).collect();
     if let Some(holder) = catalog.lease(cluster).await?.holder.filter(|holder| holder.expires_at > now) {
         open.push(format!("the lease of {} {}", holder.purpose, holder.operation));
@@ -130,8 +158,12 @@ pub async fn compare(catalog: &CatalogTable, bucket: &Bucket, cluster: &ClusterI
     let committed = briefs.values().filter(|brief| brief.state == "committed");
     differences.extend(committed.filter(|b| implied.get(&b.backup_id).is_none()).map(|b| Difference::NoManifest(b.backup_id.clone())));
     let points = points(cluster, &implied, &rows, &mut differences)?;
-    let head = head(bucket, cluster, &read, &implied, &mut differences).await?;
-    Ok(Comparison { implied, differences, open, new, points, head })
+    let (drills, unverified) = drills(bucket, cluster, key, &rows, &mut differences).await?;
+    let head = head(&read, &implied, &drills, &mut differences);
+    let recorded: BTreeSet<&str> = rows.iter().map(|row| row.sk.as_str()).collect();
+    // What is recorded stays as it is.
+    let drills = drills.into_iter().filter(|drill| !recorded.contains(DrillRecord::key(cluster, &drill.drill_id).sk.as_str())).collect();
+    Ok(Comparison { implied, differences, open, unverified, new, drills, points, head })
 }
 
 /// Writes what a comparison found missing. Again is the same (I4).
@@ -153,7 +185,14 @@ pub async fn rebuild(catalog: &CatalogTable, cluster: &ClusterId, comparison: &C
         writes.extend(some.iter().cloned());
         write(catalog, cluster, writes).await?;
     }
-    let corrects = |d: &Difference| matches!(d, Difference::Head { .. } | Difference::NoDrill(_));
+    for some in comparison.drills.chunks(MARKS) {
+        let mut writes = vec![head.next(cluster)?];
+        for drill in some {
+            writes.push(Write::create(DrillRecord::key(cluster, &drill.drill_id), drill)?);
+        }
+        write(catalog, cluster, writes).await?;
+    }
+    let corrects = |d: &Difference| matches!(d, Difference::Head { .. });
     if comparison.head.version == 0 || !comparison.new.is_empty() || comparison.differences.iter().any(corrects) {
         write(catalog, cluster, vec![head.put(cluster)?]).await?;
     }
@@ -211,14 +250,8 @@ fn points(cluster: &ClusterId, implied: &Catalog, rows: &[Row], differences: &mu
     Ok(writes)
 }
 
-/// The head as it should be, with the version that was read.
-async fn head(
-    bucket: &Bucket,
-    cluster: &ClusterId,
-    read: &Head,
-    implied: &Catalog,
-    differences: &mut Vec<Difference>,
-) -> Result<Head, StoreError> {
+/// The head as it should be, with the version that was read. `drills` are those that certificates prove.
+fn head(read: &Head, implied: &Catalog, drills: &[DrillRecord], differences: &mut Vec<Difference>) -> Head {
     let mut head = read.clone().of_backups(implied);
     let text = |id: Option<&BackupId>| id.map_or("none".to_owned(), ToString::to_string);
     let newest = |head: &Head| text(head.newest.as_ref().map(|newest| &newest.backup_id));
@@ -230,28 +263,87 @@ async fn head(
     compare("newest backup", newest(read), newest(&head));
     compare("newest full", text(read.newest_full.as_ref()), text(head.newest_full.as_ref()));
     compare("window", text(read.window_from.as_ref()), text(head.window_from.as_ref()));
-    if let Some(passed) = last_certificate(bucket, cluster).await?
-        && implied.get(&passed.backup_id).is_some()
-        && read.last_passed_drill.as_ref().is_none_or(|known| known.at < passed.at)
-    {
-        differences.push(Difference::NoDrill(passed.drill_id.clone()));
-        head.last_passed_drill = Some(passed);
+    let stand = drills.iter().filter(|drill| implied.get(&drill.backup_id).is_some());
+    let last = stand.filter_map(PassedDrill::of).max_by_key(|passed| passed.at);
+    let is_later = |last: &PassedDrill| read.last_passed_drill.as_ref().is_none_or(|known| known.at < last.at);
+    if let Some(last) = last.filter(is_later) {
+        let drill = |passed: Option<&PassedDrill>| passed.map_or("none".to_owned(), |passed| passed.drill_id.clone());
+        compare("last passed drill", drill(read.last_passed_drill.as_ref()), drill(Some(&last)));
+        head.last_passed_drill = Some(last);
     }
-    Ok(head)
+    head
 }
 
-/// The latest drill that has a certificate. Its signature is not judged here: `highwater certificate verify` does that.
-async fn last_certificate(bucket: &Bucket, cluster: &ClusterId) -> Result<Option<PassedDrill>, StoreError> {
+/// A record, or the name and the words of why there is none.
+type Proven = Result<DrillRecord, (&'static str, String)>;
+
+/// The drills that certificates prove, and how many were not looked at. What proves nothing, and a drill without a record, are
+/// differences.
+async fn drills(
+    bucket: &Bucket,
+    cluster: &ClusterId,
+    key: Option<&PublicKey>,
+    rows: &[Row],
+    differences: &mut Vec<Difference>,
+) -> Result<(Vec<DrillRecord>, usize), StoreError> {
     let prefix = format!("{}drills/", cluster_prefix(cluster));
     let keys = bucket.list(&prefix).await?.into_iter().filter(|key| key.rsplit('/').next() == Some(CERTIFICATE_NAME));
-    let read = each(keys, |key| {
-        let bucket = bucket.clone();
-        async move { bucket.get(&key, None, CertificateV1::MAX_BYTES as u64).await.map(|bytes| CertificateV1::parse(&bytes).ok()) }
+    let Some(key) = key else { return Ok((Vec::new(), keys.count())) };
+    let read = each(keys, |at| {
+        let (bucket, cluster, key) = (bucket.clone(), cluster.clone(), key.clone());
+        async move { prove(&bucket, &cluster, &key, &at).await.map(|proven| (at, proven)) }
     });
-    let certificates = read.await?.into_iter().flatten().filter(|c| c.cluster == *cluster);
-    Ok(certificates.max_by_key(|c| c.finished_at).map(|c| PassedDrill {
-        drill_id: c.drill_id.to_string(),
-        backup_id: c.point.backup_id,
-        at: c.finished_at,
-    }))
+    let mut read = read.await?;
+    read.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let recorded: BTreeMap<&str, Option<&str>> = rows.iter().map(|row| (row.sk.as_str(), row.state.as_deref())).collect();
+    let mut drills = Vec::new();
+    for (key, proven) in read {
+        match proven {
+            Ok(drill) => match recorded.get(DrillRecord::key(cluster, &drill.drill_id).sk.as_str()) {
+                None => {
+                    differences.push(Difference::NoDrill(drill.drill_id.clone()));
+                    drills.push(drill);
+                }
+                Some(Some("passed")) => drills.push(drill),
+                // It had its certificate when it was recorded as failed: the record is not overruled.
+                Some(_) => {}
+            },
+            Err((name, reason)) => differences.push(Difference::BadCertificate { key, name, reason }),
+        }
+    }
+    Ok((drills, 0))
+}
+
+/// What the certificate at `at` proves. The signature is checked before anything is parsed; an object that is gone, cut or far
+/// too large proves nothing, one that could not be fetched is an error.
+async fn prove(bucket: &Bucket, cluster: &ClusterId, key: &PublicKey, at: &str) -> Result<Proven, StoreError> {
+    let beside = format!("{}{SIGNATURE_NAME}", at.strip_suffix(CERTIFICATE_NAME).unwrap_or(at));
+    let bytes = match readable(bucket.get(at, None, CertificateV1::MAX_BYTES as u64).await)? {
+        Ok(bytes) => bytes,
+        Err(reason) => return Ok(Err(("Unreadable", reason))),
+    };
+    let signature = match readable(bucket.get(&beside, None, SIGNATURE_BYTES).await)? {
+        Ok(signature) => signature,
+        Err(reason) => return Ok(Err(("Unsigned", reason))),
+    };
+    let certificate = match verify(&bytes, &signature, key) {
+        Ok(certificate) => certificate,
+        Err(error) => return Ok(Err((error.name(), error.to_string()))),
+    };
+    let belongs = format!("{}{CERTIFICATE_NAME}", drill_prefix(&certificate.cluster, &certificate.drill_id));
+    if belongs != at || certificate.cluster != *cluster {
+        return Ok(Err(("Misplaced", format!("it is genuine, and belongs at {belongs}"))));
+    }
+    Ok(Ok(DrillRecord::rebuilt(certificate, Pinned::object(bucket.name(), at, Sha256::of(&bytes)))))
+}
+
+/// The bytes of an object, or why it has none that can be read.
+fn readable<T>(fetched: Result<T, StoreError>) -> Result<Result<T, String>, StoreError> {
+    match fetched {
+        Ok(bytes) => Ok(Ok(bytes)),
+        Err(error) if matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::Mismatch | StoreErrorKind::Refused) => {
+            Ok(Err(error.to_string()))
+        }
+        Err(error) => Err(error),
+    }
 }

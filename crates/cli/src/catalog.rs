@@ -11,14 +11,16 @@ use highwater_aws::s3::Bucket;
 use highwater_aws::table::Table;
 use highwater_core::Failure;
 use highwater_core::audit::{Audit, audit_catalog, objects_of};
+use highwater_core::certificate::PublicKey;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use std::path::PathBuf;
 
 /// What to do with the catalog.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum CatalogCommand {
     /// Compare catalog, manifests and objects, and name every difference. Exit 14 when there is one.
-    Audit(CatalogArgs),
+    Audit(CompareArgs),
     /// Show what the catalog lacks by the manifests; with --apply, write it. Refused while an operation is open.
     Rebuild(RebuildArgs),
 }
@@ -32,6 +34,33 @@ pub(crate) struct CatalogArgs {
     /// The catalog's table. Default: the deployment's.
     #[arg(long)]
     table: Option<String>,
+}
+
+/// What is compared.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CompareArgs {
+    #[command(flatten)]
+    catalog: CatalogArgs,
+    /// The public key that signs certificates, PEM or DER: with it, what they prove is compared too. `highwater certificate
+    /// verify --help` says how to get it.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+}
+
+impl CompareArgs {
+    fn key(&self) -> Result<Option<PublicKey>> {
+        let Some(path) = &self.key else { return Ok(None) };
+        let bytes = std::fs::read(path).map_err(|e| Error::io(format!("read {}", path.display()), &e))?;
+        PublicKey::parse(&bytes).map(Some).map_err(|e| Error::new(e.failure(), format!("{}: {}: {e}", path.display(), e.name())))
+    }
+
+    /// The comparison, and what was compared.
+    async fn compare(&self, cx: &Context) -> Result<(Comparison, CatalogTable, Bucket)> {
+        let key = self.key()?;
+        let (catalog, bucket) = self.catalog.connect(cx).await?;
+        let compared = compare(&catalog, &bucket, &self.catalog.of.cluster, key.as_ref(), Timestamp::now()).await?;
+        Ok((compared, catalog, bucket))
+    }
 }
 
 impl CatalogArgs {
@@ -66,7 +95,7 @@ impl CatalogArgs {
 #[command(after_help = "Examples:\n  highwater catalog rebuild --cluster orders\n  highwater catalog rebuild --cluster orders --apply")]
 pub(crate) struct RebuildArgs {
     #[command(flatten)]
-    catalog: CatalogArgs,
+    of: CompareArgs,
     /// Write it. Without this, nothing is changed.
     #[arg(long)]
     apply: bool,
@@ -79,16 +108,16 @@ pub(crate) async fn run(command: &CatalogCommand, cx: &Context) -> Result<()> {
     }
 }
 
-async fn audit(args: &CatalogArgs, cx: &Context) -> Result<()> {
-    let (catalog, bucket) = args.connect(cx).await?;
-    let compared = compare(&catalog, &bucket, &args.of.cluster, Timestamp::now()).await?;
+async fn audit(args: &CompareArgs, cx: &Context) -> Result<()> {
+    let (compared, _, bucket) = args.compare(cx).await?;
+    let cluster = &args.catalog.of.cluster;
     let heads = head_objects(&bucket, objects_of(&compared.implied)).await?;
     let audit = audit_catalog(compared.implied.clone(), Some(&heads));
     let broken = audit.findings.iter().filter(|f| f.problem.is_broken()).count();
     let differences = compared.differences.len();
     let value = json!({
-        "cluster": args.of.cluster, "backups": compared.implied.backups().count(), "open": compared.open,
-        "differences": named(&compared.differences), "findings": found(&audit),
+        "cluster": cluster, "backups": compared.implied.backups().count(), "open": compared.open,
+        "unverified_certificates": compared.unverified, "differences": named(&compared.differences), "findings": found(&audit),
     });
     let mut text = format!(
         "{} backups by their manifests, {differences} differences to the catalog, {broken} broken invariants\n",
@@ -97,29 +126,34 @@ async fn audit(args: &CatalogArgs, cx: &Context) -> Result<()> {
     text.extend(compared.differences.iter().map(|d| format!("DIFFERS {}: {d}\n", d.name())));
     text.extend(audit.findings.iter().map(|f| format!("{} {f}\n", if f.problem.is_broken() { "BROKEN " } else { "weak   " })));
     text.extend(compared.open.iter().map(|open| format!("open    {open}\n")));
+    text.extend(unverified(&compared, "compared"));
     show(cx.json, &value, &text);
     match differences + broken {
         0 => Ok(()),
-        n => Err(Error::new(Failure::Damaged, format!("the catalog of {} differs from the bucket in {n} respects", args.of.cluster))
+        n => Err(Error::new(Failure::Damaged, format!("the catalog of {cluster} differs from the bucket in {n} respects"))
             .hint("`highwater catalog rebuild` shows what it can mend")
             .already_shown()),
     }
 }
 
 async fn run_rebuild(args: &RebuildArgs, cx: &Context) -> Result<()> {
-    let of = &args.catalog.of;
-    let (catalog, bucket) = args.catalog.connect(cx).await?;
-    let compared = compare(&catalog, &bucket, &of.cluster, Timestamp::now()).await?;
+    let of = &args.of.catalog.of;
+    let (compared, catalog, _) = args.of.compare(cx).await?;
     let mended: Vec<_> = compared.differences.iter().filter(|d| d.is_mended()).cloned().collect();
     if args.apply {
         refuse_while_open(&compared)?;
         rebuild(&catalog, &of.cluster, &compared).await.map_err(highwater_aws::prune::PruneError::from)?;
     }
-    let value = json!({"cluster": of.cluster, "applied": args.apply, "open": compared.open, "mended": named(&mended)});
+    let not_mended: Vec<_> = compared.differences.iter().filter(|d| !d.is_mended()).cloned().collect();
+    let value = json!({
+        "cluster": of.cluster, "applied": args.apply, "open": compared.open, "mended": named(&mended), "not_mended": named(&not_mended),
+        "unverified_certificates": compared.unverified,
+    });
     let did = if args.apply { "mended" } else { "to mend; nothing was written, add --apply" };
     let mut text = format!("{} differences {did}\n", mended.len());
     text.extend(compared.differences.iter().map(|d| format!("{}: {d}\n", d.name())));
     text.extend(compared.open.iter().map(|open| format!("open, so nothing would be written yet: {open}\n")));
+    text.extend(unverified(&compared, "restored"));
     show(cx.json, &value, &text);
     Ok(())
 }
@@ -130,6 +164,12 @@ fn refuse_while_open(compared: &Comparison) -> Result<()> {
         open => Err(Error::new(Failure::Precondition, format!("operations are under way: {}", open.join(", ")))
             .hint("wait for their end, or for `reconcile` to end them; stop the schedules meanwhile")),
     }
+}
+
+/// Says that proofs were left out, if some were.
+fn unverified(compared: &Comparison, done: &str) -> Option<String> {
+    let n = compared.unverified;
+    (n > 0).then(|| format!("proofs were not {done}: {n} certificates were not verified; give the public key with --key\n"))
 }
 
 fn named(differences: &[Difference]) -> Vec<Value> {

@@ -8,6 +8,7 @@ use crate::chain::{self, Admitted, BrokenLink, Refusal};
 use crate::document::Document;
 use crate::ids::{BackupId, BackupKind, ClusterId, Incarnation};
 use crate::manifest::{ManifestV1, ObjectRef, Strategy};
+use crate::neighbours::Neighbours;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -138,9 +139,17 @@ impl Catalog {
         }
         manifests.sort_by(|a, b| a.order().cmp(&b.order()).then_with(|| a.key.cmp(&b.key)));
         let (yielding, first) = split_yielding(manifests);
+        let mut neighbours = Neighbours::default();
         for stored in first.into_iter().chain(yielding) {
-            if let Err(refusal) = catalog.commit(stored.clone()) {
-                catalog.rejected.push(Rejected { key: stored.key.clone(), manifest: Some(Box::new(stored)), refusal });
+            match chain::admit_among(&catalog, &neighbours, &stored) {
+                Ok(Admitted::New) => {
+                    neighbours.add(&stored);
+                    catalog.backups.insert(stored.id().clone(), stored);
+                }
+                Ok(Admitted::AlreadyCommitted) => {}
+                Err(refusal) => {
+                    catalog.rejected.push(Rejected { key: stored.key.clone(), manifest: Some(Box::new(stored)), refusal });
+                }
             }
         }
         chain::name_cycles(&mut catalog.rejected);

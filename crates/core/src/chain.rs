@@ -10,9 +10,10 @@ use crate::document::Document;
 use crate::identity::SourceIdentity;
 use crate::ids::{BackupId, BackupKind, ClusterId, Incarnation};
 use crate::manifest::{ManifestV1, ParentLink, Strategy, ToolInfo};
+use crate::neighbours::Neighbours;
 use crate::{Lsn, Sha256};
 use jiff::Timestamp;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// How a backup was admitted.
@@ -348,6 +349,11 @@ fn source_of_link(was: &ManifestV1, is: &ManifestV1) -> Vec<Difference> {
 /// # Errors
 /// The first rule broken: first what the manifest is, then its parent link, then its place in the incarnation.
 pub fn admit(catalog: &Catalog, new: &StoredManifest) -> Result<Admitted, Refusal> {
+    admit_among(catalog, &Neighbours::of(catalog.backups()), new)
+}
+
+/// The same, with the neighbours of the catalog's backups at hand: for one of many.
+pub(crate) fn admit_among(catalog: &Catalog, neighbours: &Neighbours, new: &StoredManifest) -> Result<Admitted, Refusal> {
     let manifest = &new.manifest;
     if manifest.cluster != *catalog.cluster() {
         return Err(Refusal::OtherCluster { expected: catalog.cluster().clone(), found: manifest.cluster.clone() });
@@ -367,10 +373,10 @@ pub fn admit(catalog: &Catalog, new: &StoredManifest) -> Result<Admitted, Refusa
     manifest.check().map_err(|reason| Refusal::Impossible { reason })?;
     if let Some(link) = &manifest.parent {
         let parent = linked_parent(catalog, new, link)?;
-        place_behind_parent(catalog, new, parent, link.strategy)?;
+        place_behind_parent((catalog, neighbours), new, parent, link.strategy)?;
     }
-    place_in_incarnation(catalog, manifest)?;
-    place_among_incarnations(catalog, manifest)?;
+    place_in_incarnation((catalog, neighbours), manifest)?;
+    place_among_incarnations(neighbours, manifest)?;
     Ok(Admitted::New)
 }
 
@@ -414,11 +420,16 @@ pub(crate) fn linked_parent<'a>(catalog: &'a Catalog, child: &StoredManifest, li
 }
 
 /// The place behind the parent must be free, except that differentials of one full stand beside each other.
-fn place_behind_parent(catalog: &Catalog, new: &StoredManifest, parent: &StoredManifest, strategy: Strategy) -> Result<(), Refusal> {
+fn place_behind_parent(
+    (catalog, neighbours): (&Catalog, &Neighbours),
+    new: &StoredManifest,
+    parent: &StoredManifest,
+    strategy: Strategy,
+) -> Result<(), Refusal> {
     if strategy == Strategy::Differential {
         return Ok(());
     }
-    let Some(child) = catalog.children(parent.id()).min_by_key(|c| c.order()) else {
+    let Some(child) = neighbours.first_child(parent.id()).and_then(|id| catalog.get(id)) else {
         return Ok(());
     };
     let (parent, raced) = (parent.id().clone(), new.manifest.started_at < child.manifest.finished_at);
@@ -428,77 +439,85 @@ fn place_behind_parent(catalog: &Catalog, new: &StoredManifest, parent: &StoredM
 
 /// Within an incarnation there is one source, and of two backups that did not run at the same time the later one
 /// has seen at least as much redo. This holds between chains and between siblings too, where no link is.
-fn place_in_incarnation(catalog: &Catalog, new: &ManifestV1) -> Result<(), Refusal> {
-    for other in catalog.in_incarnation(&new.incarnation) {
-        let (since, old) = (|| other.id().clone(), &other.manifest);
-        let differences = source_of_life(old, new);
+fn place_in_incarnation((catalog, neighbours): (&Catalog, &Neighbours), new: &ManifestV1) -> Result<(), Refusal> {
+    let Some(life) = neighbours.life(&new.incarnation) else {
+        return Ok(());
+    };
+    if let Some(one) = catalog.get(&life.one) {
+        let differences = source_of_life(&one.manifest, new);
         if !differences.is_empty() {
-            return Err(Refusal::SourceChanged { since: since(), differences });
-        }
-        let back = if old.finished_at <= new.started_at {
-            went_back(old, new)
-        } else if new.finished_at <= old.started_at {
-            went_back(new, old)
-        } else {
-            None
-        };
-        if let Some(back) = back {
-            return Err(Refusal::Regression { since: since(), back });
+            return Err(Refusal::SourceChanged { since: life.one.clone(), differences });
         }
     }
-    Ok(())
-}
-
-fn went_back(earlier: &ManifestV1, later: &ManifestV1) -> Option<Back> {
-    if later.to_lsn < earlier.to_lsn {
-        Some(Back::ToLsn { was: earlier.to_lsn, is: later.to_lsn })
-    } else if later.last_lsn < earlier.last_lsn {
-        Some(Back::LastLsn { was: earlier.last_lsn, is: later.last_lsn })
-    } else {
-        None
+    let refused = |since: &BackupId, back| Err(Refusal::Regression { since: since.clone(), back });
+    let (start, end) = (new.started_at, new.finished_at);
+    if let Some((was, since)) = life.to_lsn_before(start).filter(|(was, _)| *was > new.to_lsn) {
+        return refused(since, Back::ToLsn { was, is: new.to_lsn });
+    }
+    if let Some((was, since)) = life.last_lsn_before(start).filter(|(was, _)| *was > new.last_lsn) {
+        return refused(since, Back::LastLsn { was, is: new.last_lsn });
+    }
+    if let Some((is, since)) = life.to_lsn_after(end).filter(|(is, _)| *is < new.to_lsn) {
+        return refused(since, Back::ToLsn { was: new.to_lsn, is });
+    }
+    match life.last_lsn_after(end).filter(|(is, _)| *is < new.last_lsn) {
+        Some((is, since)) => refused(since, Back::LastLsn { was: new.last_lsn, is }),
+        None => Ok(()),
     }
 }
 
 /// Incarnations follow each other in the order of their names. Otherwise "the newest restore point" could be one of
 /// an old primary that came back to life, or a new primary with a slow clock would never be the newest.
-fn place_among_incarnations(catalog: &Catalog, new: &ManifestV1) -> Result<(), Refusal> {
-    let misplaced = |other: &&StoredManifest| match other.manifest.incarnation.cmp(&new.incarnation) {
-        std::cmp::Ordering::Less => new.started_at < other.manifest.finished_at,
-        std::cmp::Ordering::Greater => other.manifest.started_at < new.finished_at,
-        std::cmp::Ordering::Equal => false,
-    };
-    match catalog.backups().find(misplaced) {
-        Some(other) => Err(Refusal::IncarnationOverlap {
-            other: other.manifest.incarnation.clone(),
-            started_at: new.started_at,
-            finished_at: new.finished_at,
-        }),
+fn place_among_incarnations(neighbours: &Neighbours, new: &ManifestV1) -> Result<(), Refusal> {
+    let (start, end) = (new.started_at, new.finished_at);
+    let other = neighbours.earlier_not_ended(&new.incarnation, start).or_else(|| neighbours.later_begun(&new.incarnation, end));
+    match other {
+        Some(other) => Err(Refusal::IncarnationOverlap { other: other.clone(), started_at: start, finished_at: end }),
         None => Ok(()),
     }
 }
 
 /// Gives rejected manifests whose parents only lead round in a circle the name they deserve.
 pub(crate) fn name_cycles(rejected: &mut [Rejected]) {
-    let parent_of = |id: &BackupId, all: &[Rejected]| {
-        let stored = all.iter().filter_map(|r| r.manifest.as_ref()).find(|m| m.id() == id)?;
-        stored.manifest.parent.as_ref().map(|link| link.backup_id.clone())
-    };
-    let mut renamed = Vec::new();
-    for (index, one) in rejected.iter().enumerate() {
-        let (Refusal::ParentUnknown { parent }, Some(start)) = (&one.refusal, one.backup_id()) else { continue };
-        let mut seen = BTreeSet::from([start]);
-        let mut at = Some(parent.clone());
-        while let Some(id) = at {
-            if !seen.insert(id.clone()) {
-                renamed.push((index, id));
-                break;
-            }
-            at = parent_of(&id, rejected);
+    let mut parents: BTreeMap<BackupId, BackupId> = BTreeMap::new();
+    for stored in rejected.iter().filter_map(|r| r.manifest.as_ref()) {
+        if let Some(link) = &stored.manifest.parent {
+            parents.entry(stored.id().clone()).or_insert_with(|| link.backup_id.clone());
         }
     }
-    for (index, through) in renamed {
-        if let Some(one) = rejected.get_mut(index) {
-            one.refusal = Refusal::Cycle { through };
+    let circles = circles(&parents);
+    for one in rejected {
+        let (Refusal::ParentUnknown { parent }, Some(id)) = (&one.refusal, one.backup_id()) else { continue };
+        // Of two contents under one id, the other one may have another parent.
+        let through = if parents.get(&id) == Some(parent) { circles.get(&id) } else { circles.get(parent) };
+        if let Some(through) = through {
+            one.refusal = Refusal::Cycle { through: through.clone() };
         }
     }
+}
+
+/// Of every id whose parents never end, the first that they lead to twice. Each link is followed once.
+fn circles(parents: &BTreeMap<BackupId, BackupId>) -> BTreeMap<BackupId, BackupId> {
+    let (mut circles, mut done) = (BTreeMap::new(), BTreeSet::new());
+    for start in parents.keys() {
+        let (mut path, mut place, mut at) = (Vec::new(), BTreeMap::new(), Some(start));
+        while let Some(id) = at.filter(|id| !done.contains(*id) && !place.contains_key(*id)) {
+            place.insert(id, path.len());
+            path.push(id);
+            at = parents.get(id);
+        }
+        let Some(end) = at else {
+            done.extend(path);
+            continue;
+        };
+        // Either this path has closed a circle at `end`, or it has met an older path that leads to one, or to none.
+        let closed = place.get(end).copied().unwrap_or(path.len());
+        let through = if closed < path.len() { Some(end.clone()) } else { circles.get(end).cloned() };
+        if let Some(through) = through {
+            circles.extend(path.iter().take(closed).map(|id| ((*id).clone(), through.clone())));
+            circles.extend(path.iter().skip(closed).map(|id| ((*id).clone(), (*id).clone())));
+        }
+        done.extend(path);
+    }
+    circles
 }

@@ -38,6 +38,7 @@ pub mod outcome;
 pub mod promotion;
 
 mod document;
+mod neighbours;
 
 pub use digest::Sha256;
 pub use document::{Document, DocumentError, Pinned};

@@ -38,8 +38,10 @@ _state_lock = threading.RLock()
 _ordered_ids: list[str] = []  # ids of the next instances, where a test needs to know them before
 
 
-def launch(instance_id: str, profile: str | None = None, tags: dict | None = None, host: dict | None = None) -> dict:
-    """An instance with an id that a test has put into a configuration before: EC2's own launch, but for the id."""
+def launch(instance_id: str, profile: str | None = None, tags: dict | None = None, host: dict | None = None,
+           launched_at: str | None = None) -> dict:
+    """An instance with an id that a test has put into a configuration before: EC2's own launch, but for the id, and the time
+    if one is given."""
     request = {"ImageId": "ami-0db00000000000000", "MinCount": "1", "MaxCount": "1",
                **({"IamInstanceProfile.Name": profile} if profile else {}), "TagSpecification.1.ResourceType": "instance"}
     for i, (key, value) in enumerate((tags or {}).items(), 1):
@@ -52,6 +54,8 @@ def launch(instance_id: str, profile: str | None = None, tags: dict | None = Non
         if status != 200:
             _ordered_ids.clear()
             raise ValueError(f"RunInstances: {body.decode()}")
+        if launched_at:
+            ec2._instances[instance_id]["LaunchTime"] = launched_at
         hosts.get(instance_id).configure(host or {})
     return describe(instance_id)
 

@@ -9,7 +9,10 @@ class Settings:
     """A scale of 0.01 turns a minute of the template's into 0.6 s of the test's."""
 
     sfn_wait_scale: float = float(os.environ.get("SFN_WAIT_SCALE", "1"))  # Wait states, pauses between retries
-    sfn_timeout_scale: float = 1.0  # TimeoutSeconds and HeartbeatSeconds of tasks, TimeoutSeconds of machines
+    # TimeoutSeconds and HeartbeatSeconds of tasks, TimeoutSeconds of machines: a change is felt by what waits already,
+    # but for tasks that wait for an answer of their own call
+    sfn_timeout_scale: float = 1.0
+    sfn_machine_timeout_scale: float = 1.0  # of machines alone, on top of that
     ssm_time_scale: float = 1.0  # TimeoutSeconds of SendCommand, timeoutSeconds of a document's step
     lambda_retry_s: float = 1.0  # before the first retry of an asynchronous invocation; AWS waits a minute
     boot_delay_s: float = 0.05  # pending → running

@@ -105,14 +105,13 @@ def _run_execution(run_execution):
                 nested.append(exec_arn)
             execution["sync"] = False  # an execution like any other: its changes of status are events
             sfn._emit_execution_status_event(execution)
-        token, timer = _current.set(current), _machine_timer(current)
+        token = _current.set(current)
+        _machine_timer(current)
         try:
             run_execution(exec_arn)
         except _Over:
             pass
         finally:
-            if timer:
-                timer.cancel()
             current.over.set()
             _runs.pop(exec_arn, None)
             _current.reset(token)
@@ -120,22 +119,23 @@ def _run_execution(run_execution):
     return run
 
 
-def _machine_timer(run: _Run) -> threading.Timer | None:
+def _machine_timer(run: _Run) -> None:
+    """Ends the execution when the machine's TimeoutSeconds are over, by the scales as they are then."""
     machine = sfn._state_machines.get(run.execution["stateMachineArn"])
     seconds = json.loads(machine["definition"]).get("TimeoutSeconds") if machine else None
     if not seconds:
-        return None
-    account, region = get_account_id(), get_region()
+        return
+    account, region, began = get_account_id(), get_region(), time.monotonic()
 
-    def expire():
-        with request_scope(account, region):
-            if run.execution["status"] == "RUNNING":
-                run.end("TIMED_OUT", "ExecutionTimedOut", {"error": "States.Timeout", "cause": ""})
+    def watch():
+        while not run.over.wait(POLL_S):
+            if time.monotonic() - began >= seconds * settings.sfn_timeout_scale * settings.sfn_machine_timeout_scale:
+                with request_scope(account, region):
+                    if run.execution["status"] == "RUNNING":
+                        run.end("TIMED_OUT", "ExecutionTimedOut", {"error": "States.Timeout", "cause": ""})
+                return
 
-    timer = threading.Timer(seconds * settings.sfn_timeout_scale, expire)
-    timer.daemon = True
-    timer.start()
-    return timer
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _fail_execution(fail):
@@ -305,10 +305,8 @@ def _invoke_resource(invoke):
 def _invoke_with_callback(_invoke):
     def invoke(resource, input_data, token, _state_def):
         """Start the work that carries the token, then wait for the token, a limit or the execution's end."""
-        limits, run = _limits.get(), _current.get()
-        scale = settings.sfn_timeout_scale
-        deadline = time.monotonic() + (limits.get("TimeoutSeconds") or FOREVER_S) * scale
-        heartbeat_s = (limits.get("HeartbeatSeconds") or FOREVER_S) * scale
+        limits, run, began = _limits.get(), _current.get(), time.monotonic()
+        timeout_s, heartbeat_s = (limits.get(name) or FOREVER_S for name in ("TimeoutSeconds", "HeartbeatSeconds"))
         waiting = {"event": threading.Event(), "result": None, "error": None, "heartbeat": None}
         sfn._task_tokens[token] = waiting
         if run is not None:
@@ -322,9 +320,10 @@ def _invoke_with_callback(_invoke):
                     run.check()
                 if waiting["heartbeat"] is not seen:
                     seen, last_beat = waiting["heartbeat"], now
-                if now >= deadline:
+                scale = settings.sfn_timeout_scale
+                if now - began >= timeout_s * scale:
                     raise sfn._ExecutionError("States.Timeout", "")
-                if now - last_beat >= heartbeat_s:
+                if now - last_beat >= heartbeat_s * scale:
                     raise sfn._ExecutionError("States.HeartbeatTimeout", "")
         finally:
             sfn._task_tokens.pop(token, None)

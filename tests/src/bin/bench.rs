@@ -1,7 +1,7 @@
 //! `make bench`: the helper against the pipelines that people use, on one machine, in the same run, in turns.
 //! Writes docs/BENCHMARKS.md. Arguments: `--rows N` (sysbench rows in each of four tables), `--rounds N`, `--stream-gb N`.
 
-use highwater_tests::{Backup, Host, MariaDb, Output, S3, run, tool, wait_for};
+use highwater_tests::{Backup, Host, MariaDb, Output, S3, benchmarks, run, tool, wait_for};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt;
@@ -26,7 +26,7 @@ fn main() {
     }
     let streams: Vec<_> = [args.stream_gb / 10, args.stream_gb].into_iter().map(|gb| bench.stream(gb.max(1))).collect();
     let text = report(&args, &backup, &results, &streams);
-    highwater_tests::benchmarks::write_helper(&text);
+    benchmarks::write(benchmarks::Part::Helper, &text);
     println!("{text}");
 }
 

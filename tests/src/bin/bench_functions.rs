@@ -31,20 +31,28 @@ fn main() {
         .filter(|bootstrap| bootstrap.exists())
         .collect();
     functions.sort();
-    let mut measured: Vec<_> = functions.iter().map(|bootstrap| measure(bootstrap)).collect();
-    let worked = at_work();
+    let lambda = std::fs::canonicalize("target/lambda").expect("target/lambda");
+    let mut cloud = Cloud::start();
+    cloud.deploy_with(&config(), &|name| match name {
+        "highwater-host" => highwater_tests::binary(name),
+        function => lambda.join(function).join("bootstrap"),
+    });
+    let mut measured: Vec<_> = functions.iter().map(|bootstrap| measure(&cloud, bootstrap)).collect();
+    let worked = at_work(&cloud, &lambda);
     for m in &mut measured {
         m.peak_mib.1 = *worked.get(&m.name).unwrap_or_else(|| panic!("{} has not run", m.name));
     }
     let text = report(&measured);
-    benchmarks::write_functions(&text);
+    benchmarks::write(benchmarks::Part::Functions, &text);
     println!("{text}");
 }
 
-fn measure(bootstrap: &Path) -> Measured {
+fn measure(cloud: &Cloud, bootstrap: &Path) -> Measured {
     let name = bootstrap.parent().and_then(Path::file_name).expect("a function's directory").to_string_lossy().into_owned();
+    // The deployed one: with a variable missing, a function would start without the clients that it works with.
+    let environment = cloud.environment(&name);
     let api = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a runtime API");
-    let mut starts: Vec<(f64, f64)> = (0..ROUNDS).map(|_| start(bootstrap, &name, &api)).collect();
+    let mut starts: Vec<(f64, f64)> = (0..ROUNDS).map(|_| start(bootstrap, &name, &environment, &api)).collect();
     starts.sort_by(|a, b| a.0.total_cmp(&b.0));
     // A zip of one file is its deflated bytes and a hundred more.
     let zip = highwater_tests::run(Command::new("sh").args(["-c", "gzip -9 <\"$0\" | wc -c"]).arg(bootstrap));
@@ -59,15 +67,13 @@ fn measure(bootstrap: &Path) -> Measured {
 }
 
 /// Starts one until it asks for its first event: milliseconds, and its memory's peak in MiB.
-fn start(bootstrap: &Path, name: &str, api: &TcpListener) -> (f64, f64) {
+fn start(bootstrap: &Path, name: &str, environment: &[(String, String)], api: &TcpListener) -> (f64, f64) {
     let mut command = Command::new(bootstrap);
     command.env_clear().env("AWS_LAMBDA_RUNTIME_API", api.local_addr().expect("its address").to_string());
     command.envs([("AWS_LAMBDA_FUNCTION_NAME", name), ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"), ("AWS_LAMBDA_FUNCTION_VERSION", "1")]);
     command.envs([("AWS_LAMBDA_LOG_GROUP_NAME", "g"), ("AWS_LAMBDA_LOG_STREAM_NAME", "s"), ("AWS_REGION", "eu-west-1")]);
     command.envs([("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_SESSION_TOKEN", "test")]);
-    for variable in ["DEPLOYMENT", "CLUSTERS", "TABLE", "BUCKET"] {
-        command.env(format!("HIGHWATER_{variable}"), "highwater");
-    }
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     let started = Instant::now();
     let mut process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start a function");
     let (stream, _) = api.accept().expect("the runtime's connection");
@@ -89,18 +95,13 @@ fn peak_mib(pid: u32) -> Option<f64> {
 }
 
 /// The whole way with these binaries, and what each function's process came to.
-fn at_work() -> BTreeMap<String, f64> {
-    let lambda = std::fs::canonicalize("target/lambda").expect("target/lambda");
-    let (mut cloud, db) = (Cloud::start(), MariaDb::start());
-    cloud.deploy_with(&config(), &|name| match name {
-        "highwater-host" => highwater_tests::binary(name),
-        function => lambda.join(function).join("bootstrap"),
-    });
+fn at_work(cloud: &Cloud, lambda: &Path) -> BTreeMap<String, f64> {
+    let db = MariaDb::start();
     Load::fill(&db, 1000);
     cloud.host("orders", &db);
     for n in 1..=3 {
         cloud.fire("backup-orders");
-        wait_for("a committed backup", || (committed(&cloud) == n).then_some(()));
+        wait_for("a committed backup", || (committed(cloud) == n).then_some(()));
         Load::fill(&db, 1000);
     }
     let (ada, bob) = (cloud.user("ada"), cloud.user("bob"));
@@ -114,7 +115,7 @@ fn at_work() -> BTreeMap<String, f64> {
     call(&bob, json!({"action": "approve", "cluster": "orders", "request_id": question["request_id"], "certificate_sha256": certificate}));
     let ended = cloud.wait_execution(asked["execution"].as_str().expect("an execution"));
     assert_eq!(ended["status"], "SUCCEEDED", "{ended}");
-    wait_for("the forced full", || (committed(&cloud) == 4).then_some(()));
+    wait_for("the forced full", || (committed(cloud) == 4).then_some(()));
     for function in ["reconcile", "prune"] {
         cloud.invoke(function, &json!({})).unwrap_or_else(|e| panic!("{function}: {e:?}"));
     }
@@ -122,7 +123,7 @@ fn at_work() -> BTreeMap<String, f64> {
     for entry in std::fs::read_dir("/proc").expect("list /proc").flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let Ok(binary) = std::fs::read_link(entry.path().join("exe")) else { continue };
-        let Some(name) = binary.strip_prefix(&lambda).ok().and_then(|b| b.iter().next()) else { continue };
+        let Some(name) = binary.strip_prefix(lambda).ok().and_then(|b| b.iter().next()) else { continue };
         let peak: &mut f64 = peaks.entry(name.to_string_lossy().into_owned()).or_default();
         *peak = peak.max(peak_mib(pid).unwrap_or_default());
     }

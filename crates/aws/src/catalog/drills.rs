@@ -7,6 +7,7 @@ use super::backups::{BackupRecord, State as BackupState};
 use super::head::{Head, PassedDrill};
 use super::{ATTEMPTS, CatalogError, CatalogTable};
 use crate::table::{Key, Range, TableError, Write};
+use highwater_core::certificate::CertificateV1;
 use highwater_core::plan::Target;
 use highwater_core::rto::Measured;
 use highwater_core::{BackupId, ClusterId, DrillId, HostId, Pinned};
@@ -151,6 +152,25 @@ impl DrillRecord {
     /// The value of `open`.
     pub const OPEN: &'static str = "drill";
 
+    /// A drill that only its certificate, which lies at `at`, still tells of. What was asked for, and when it was recorded,
+    /// nobody knows any more: the restore point and the drill's own times stand for them.
+    pub fn rebuilt(certificate: CertificateV1, at: Pinned) -> Self {
+        let CertificateV1 { cluster, drill_id, execution, instance, plan, report, point, started_at, finished_at, .. } = certificate;
+        Self {
+            format: Self::FORMAT.to_owned(),
+            cluster,
+            drill_id,
+            version: 1,
+            execution,
+            target: Target::Backup(point.backup_id.clone()),
+            backup_id: point.backup_id,
+            plan,
+            planned_at: started_at,
+            state: State::Passed(Box::new(Passed { instance, report, certificate: at, finished_at, passed_at: finished_at })),
+            open: None,
+        }
+    }
+
     /// Its key.
     pub fn key(cluster: &ClusterId, id: &DrillId) -> Key {
         Key::of(cluster, format!("drill#{id}"))
@@ -165,6 +185,14 @@ impl DrillRecord {
     /// Puts `next`, if the record is still as `self` was read.
     fn replace_by(&self, next: &Self) -> Result<Write, TableError> {
         Write::put(Self::key(&self.cluster, &self.drill_id), next)?.only_if("#version = :read").value(":read", self.version)
+    }
+}
+
+impl PassedDrill {
+    /// What the head says of a drill, if it passed.
+    pub fn of(record: &DrillRecord) -> Option<Self> {
+        let State::Passed(passed) = &record.state else { return None };
+        Some(Self { drill_id: record.drill_id.to_string(), backup_id: record.backup_id.clone(), at: passed.finished_at })
     }
 }
 
@@ -214,8 +242,9 @@ impl CatalogTable {
     /// `Contended`; `Condition` when the record changed since it was read; those of the table.
     pub async fn pass_drill(&self, record: &DrillRecord, passed: Passed) -> Result<DrillRecord, CatalogError> {
         let cluster = &record.cluster;
-        let latest = PassedDrill { drill_id: record.drill_id.to_string(), backup_id: record.backup_id.clone(), at: passed.finished_at };
+        let at = passed.finished_at;
         let next = record.next(State::Passed(Box::new(passed)));
+        let latest = PassedDrill { drill_id: record.drill_id.to_string(), backup_id: record.backup_id.clone(), at };
         for _ in 0..ATTEMPTS {
             let head = self.head(cluster).await?;
             let stands = self.backup(cluster, &record.backup_id).await?.is_some_and(|b| matches!(b.state, BackupState::Committed(_)));
