@@ -28,17 +28,19 @@ mod s3;
 mod scratch;
 mod snapshot;
 mod synthetic;
+mod torture;
 
 pub use cloud::{AwsError, Cloud, CloudHost, Person, config, config_of};
 pub use host::{Backup, Host, Output, PlanFile, Running};
 pub use load::{Load, LoadReport};
 pub use mariadb::MariaDb;
 pub use meter::Meter;
-pub use proxy::{Fault, Proxy};
+pub use proxy::{Call, Fault, Proxy, Rule};
 pub use s3::S3;
 pub use scratch::{Scratch, processes_of};
 pub use snapshot::{Oracle, Snapshot};
 pub use synthetic::{add_chains, catalog_table, publish};
+pub use torture::Torture;
 
 use std::path::PathBuf;
 use std::process::Command;
