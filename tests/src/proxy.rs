@@ -256,7 +256,10 @@ fn serve(mut client: TcpStream, upstream: SocketAddr, rules: &Mutex<Vec<(Rule, u
     match fault {
         Fault::LoseAnswer | Fault::Reset | Fault::Answer(_) => Ok(()),
         Fault::DoneButAnswer(other) => client.write_all(other.as_bytes()),
-        Fault::Cut => client.write_all(&[head, &mut body[..body.len() / 2]].concat()),
+        Fault::Cut => {
+            client.write_all(head)?;
+            client.write_all(&body[..body.len() / 2])
+        }
         Fault::Short => {
             let half = &body[..body.len() / 2];
             let lines = String::from_utf8_lossy(head);

@@ -113,7 +113,9 @@ fn a_backup_survives_a_store_that_fails_for_a_moment_and_names_what_stays() {
     each(rows, &mut torture, |index, row| {
         let proxy = Proxy::before(&s3, &[row.rule]);
         let mut host = Host::new(&db, &s3);
-        RETRIES.iter().for_each(|line| drop(host.allow(line)));
+        for line in RETRIES {
+            host.allow(line);
+        }
         let mut request = host.request(None);
         // A cluster of its own: several backups of one would be several fulls of one incarnation.
         request.cluster = format!("shop-{index}").parse().unwrap();
@@ -125,7 +127,9 @@ fn a_backup_survives_a_store_that_fails_for_a_moment_and_names_what_stays() {
         met(&proxy, row);
         let reads_back = row.rule.path == "/manifest.json" && row.rule.call == Call::Get;
         match row.then {
-            Recovers => drop(first.success()),
+            Recovers => {
+                first.success();
+            }
             Fails(failure) => {
                 first.failed(failure);
                 let has_manifest = host.keys_of(&request).iter().any(|key| key.ends_with("manifest.json"));
@@ -211,7 +215,9 @@ fn a_restore_survives_a_store_that_fails_for_a_moment_and_names_what_stays() {
     each(table, &mut torture, |index, row| {
         let proxy = Proxy::before(&s3, &[row.rule]);
         let mut host = Host::new(&db, &s3);
-        RETRIES.iter().for_each(|line| drop(host.allow(line)));
+        for line in RETRIES {
+            host.allow(line);
+        }
         host.reach_store_at(&proxy.url());
         let into = host.path("into");
         let uri = format!("s3://backups/{plan_key}");
@@ -220,7 +226,9 @@ fn a_restore_survives_a_store_that_fails_for_a_moment_and_names_what_stays() {
         let first = host.run(&args);
         met(&proxy, row);
         match row.then {
-            Recovers => drop(first.success()),
+            Recovers => {
+                first.success();
+            }
             Fails(failure) => {
                 first.failed(failure);
                 if row.rule.fault == Fault::Flip && row.rule.path == "/data-" {

@@ -111,7 +111,9 @@ fn a_drills_instance_killed_at_any_moment_fails_its_drill_and_leaves_nothing_and
             cloud.control("POST", &format!("hosts/{instance}/shutdown"), &json!({"minutes": 0}));
         } else if alive {
             let mark = format!("LOCAL_CLOUD_INSTANCE={instance}");
-            marked(&mark).into_iter().for_each(|pid| drop(kill(pid)));
+            for pid in marked(&mark) {
+                kill(pid);
+            }
         }
         let record = drilled(&cloud, &execution);
         if record["state"] != "passed" {

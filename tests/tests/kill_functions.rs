@@ -530,7 +530,7 @@ fn i6_prune_killed_between_any_two_calls_deletes_what_it_began_and_nothing_else(
     let hour = Cell::new(Timestamp::now().duration_since(sample).as_hours() - 40 * 24);
     // A chain of two, an hour apart and after all before it, committed.
     let chain = || {
-        let mut next = |parent: Option<&(ManifestV1, Sha256)>| {
+        let next = |parent: Option<&(ManifestV1, Sha256)>| {
             hour.set(hour.get() + 1);
             publish(&bucket, hour.get(), parent)
         };
