@@ -108,7 +108,6 @@ const DRILL: &[Trouble] = &[
     ("ec2:RunInstances", "RequestLimitExceeded", 503),
     ("ec2:RunInstances", "InternalError", 500),
     ("ec2:RunInstances", "Unavailable", 503),
-    ("ec2:DescribeInstances", "RequestLimitExceeded", 503),
     ("kms:Sign", "ThrottlingException", 400),
     ("kms:Sign", "KMSInternalException", 500),
     ("kms:Sign", "DependencyTimeoutException", 503),
