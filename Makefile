@@ -31,6 +31,16 @@ test: check test-local-cloud test-infra ## Everything CI runs: checks, unit test
 	cargo build --workspace --all-targets $(FAULTS) --quiet
 	cargo nextest run --workspace $(FAULTS) --no-fail-fast
 
+# The groups of seeded points (tests/src/torture.rs): a few of each in `make test`, all of them here. HIGHWATER_SEED=n takes the same again.
+TORTURE := target/torture.tsv
+.PHONY: torture
+torture: tools ## At least 1,000 kill points and 200 cases of damage; seed and counts at the end (45 minutes)
+	cargo build --workspace --all-targets $(FAULTS) --quiet
+	rm -f $(TORTURE)
+	export HIGHWATER_SEED=$${HIGHWATER_SEED:-$$(date +%s%N)} HIGHWATER_TORTURE=$(CURDIR)/$(TORTURE) status=0; \
+		echo "HIGHWATER_SEED=$$HIGHWATER_SEED"; cargo nextest run --workspace $(FAULTS) --profile torture --no-fail-fast -E 'binary(/^(kill|failing)_/)' || status=$$?; \
+		scripts/torture.py $(TORTURE) && exit $$status
+
 .PHONY: demo
 demo: tools ## On the local cloud: schedules back a live database up; drill, certificate, approval, promotion, roll-back (a minute)
 	cargo build --workspace --bins --quiet

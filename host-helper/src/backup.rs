@@ -11,6 +11,7 @@ mod seal;
 
 use crate::cli::load_document;
 use crate::config::Config;
+use crate::crash::crash_point;
 use crate::error::{Error, Result};
 use crate::lock::{HostLock, Scratch};
 use crate::signal::Cancel;
@@ -84,6 +85,7 @@ async fn make(args: &BackupArgs, request: &BackupRequestV1, request_sha256: Sha2
     let staged = phase("stream", copy::copy(&ready, request, &bucket, options, (config, scratch.path()), cancel)).await?;
     let finished_at = Timestamp::now();
 
+    crash_point!("backup:streamed");
     // From here on the uploads are whole: every way out publishes or aborts them.
     let looked = async {
         let checked = seal::check(&staged, &ready, request)?;

@@ -92,7 +92,9 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let failure = error.kind.failure();
         let hint = match failure {
-            Failure::AccessDenied => Some("check the host's role, its expiry and the bucket policy: `highwater-host doctor`".to_owned()),
+            Failure::AccessDenied => {
+                Some("check the host's role and its expiry, the bucket policy, and this host's clock: `highwater-host doctor`".to_owned())
+            }
             _ => None,
         };
         Self { failure, message: error.to_string(), hint, promotion: None, source: None }

@@ -20,6 +20,7 @@
 //! Everything ends with the value. A test that panics prints what the functions and the hosts logged.
 
 mod call;
+mod gaps;
 mod host;
 mod synth;
 

@@ -116,6 +116,12 @@ impl Host {
         self
     }
 
+    /// Its commands reach the store by way of another address from now on: a [`crate::Proxy`]'s.
+    pub fn reach_store_at(&mut self, url: &str) -> &mut Self {
+        self.env.iter_mut().filter(|(name, _)| *name == "AWS_ENDPOINT_URL").for_each(|(_, value)| *value = url.to_owned());
+        self
+    }
+
     /// Its host.toml.
     pub fn config(&self) -> PathBuf {
         self.toml.path().to_owned()
@@ -411,6 +417,11 @@ impl Running {
         crate::run(Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]));
     }
 
+    /// SIGKILL; one that has ended is not hurt.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("kill the process");
+    }
+
     /// Waits for its end.
     pub fn finish(mut self) -> Output {
         let status = self.child.wait().expect("wait for the process");
@@ -466,6 +477,11 @@ impl Output {
     pub fn killed(&self) -> &Self {
         assert_eq!(self.status.signal(), Some(9), "{self}");
         self
+    }
+
+    /// Whether SIGKILL ended it.
+    pub fn was_killed(&self) -> bool {
+        self.status.signal() == Some(9)
     }
 
     /// Its standard output as JSON.

@@ -31,6 +31,7 @@ mod s3;
 mod scratch;
 mod snapshot;
 mod synthetic;
+mod torture;
 
 pub use browser::{Browser, Look, Screen};
 pub use cloud::{AwsError, Cloud, CloudHost, Person, config, config_of};
@@ -40,11 +41,12 @@ pub use mariadb::MariaDb;
 pub use meter::Meter;
 pub use orders::{Asked, Orders, wait_for_state};
 pub use proof::leave_proof;
-pub use proxy::{Fault, Proxy};
+pub use proxy::{Call, Fault, Proxy, Rule};
 pub use s3::S3;
 pub use scratch::{Scratch, processes_of};
 pub use snapshot::{Oracle, Snapshot};
 pub use synthetic::{add_chains, begin_next, catalog_table, chains_of, publish};
+pub use torture::Torture;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -13,7 +13,7 @@ use highwater_host::stream::xbstream::Writer;
 use highwater_host::stream::{
     FetchOptions, Limits, StagedStream, UploadOptions, fetch, load_inventory, store_inventory, upload_within, verify,
 };
-use highwater_tests::{Fault, Load, MariaDb, Proxy, S3, Scratch, block_on, run, wait_for};
+use highwater_tests::{Call, Fault, Load, MariaDb, Proxy, Rule, S3, Scratch, block_on, run, wait_for};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -412,11 +412,14 @@ fn a_taken_key_is_never_overwritten_and_the_upload_is_given_up() {
     assert_eq!(s3.unfinished_uploads(), Vec::<String>::new());
 }
 
-/// Completes an upload of one part to `s3`, with what happens to it on the way; returns what it said, and what was left over.
-fn complete_meeting(s3: &S3, faults: &[Fault]) -> (Result<Vec<DataObject>>, Vec<Fault>) {
-    let proxy = Proxy::before(s3, faults);
+/// Completes an upload of one part to `s3`, with what happens to it on the way; returns what it said.
+fn complete_meeting(s3: &S3, faults: &[Fault]) -> Result<Vec<DataObject>> {
+    let rules: Vec<Rule> = faults.iter().map(|fault| Rule::once(Call::Complete, *fault)).collect();
+    let proxy = Proxy::before(s3, &rules);
     let staged = block_on(stage(&S3::bucket_at(proxy.url()), DISK, cursor(&sample(150)))).unwrap();
-    (block_on(staged.publish()), proxy.left())
+    let published = block_on(staged.publish());
+    assert!(proxy.met().iter().all(|met| *met == 1), "{faults:?} were met {:?} times", proxy.met());
+    published
 }
 
 #[test]
@@ -433,9 +436,8 @@ fn an_upload_whose_completion_was_answered_badly_is_found_or_tried_again() {
     for store in [S3::start, S3::start_on_disk] {
         for faults in &lost {
             let s3 = store();
-            let (published, left) = complete_meeting(&s3, faults);
-            let objects = published.unwrap_or_else(|e| panic!("{faults:?}: {}", e.chain()));
-            assert_eq!((objects.len(), left), (1, vec![]), "{faults:?}");
+            let objects = complete_meeting(&s3, faults).unwrap_or_else(|e| panic!("{faults:?}: {}", e.chain()));
+            assert_eq!(objects.len(), 1, "{faults:?}");
             assert_eq!(s3.get(&objects[0].key).len() as u64, objects[0].size);
             assert_eq!(s3.keys(PREFIX), [objects[0].key.as_str()]);
         }
@@ -448,9 +450,8 @@ fn an_upload_that_cannot_be_completed_says_so_and_leaves_nothing() {
     let unavailable = vec![Fault::Answer(Fault::UNAVAILABLE); 3];
     for (faults, expected) in [(&denied[..], Failure::AccessDenied), (&unavailable, Failure::Storage)] {
         let s3 = S3::start();
-        let (published, left) = complete_meeting(&s3, faults);
-        let error = published.unwrap_err();
-        assert_eq!((error.failure, left), (expected, vec![]), "{}", error.chain());
+        let error = complete_meeting(&s3, faults).unwrap_err();
+        assert_eq!(error.failure, expected, "{}", error.chain());
         assert!(error.message.contains("complete upload of"), "{}", error.chain());
         assert_nothing_left(&s3);
     }

@@ -64,14 +64,23 @@ impl CallError {
         let status = error.raw_response().map(|r| r.status().as_u16());
         let code = error.code().unwrap_or_default().to_owned();
         let kind = match (code.as_str(), status) {
-            (c, _) if c.contains("Throttl") || c.contains("LimitExceeded") || c == "RequestLimitExceeded" => CallErrorKind::Unavailable,
+            (c, _) if c.contains("Throttl") || c.contains("LimitExceeded") || c.contains("ThroughputExceeded") => {
+                CallErrorKind::Unavailable
+            }
             ("ServiceUnavailable" | "InternalServerError" | "InternalError" | "InternalFailure" | "TransactionInProgressException", _) => {
                 CallErrorKind::Unavailable
             }
             (c, _) if c.starts_with("AccessDenied") || c.starts_with("UnauthorizedOperation") => CallErrorKind::AccessDenied,
-            ("ExpiredTokenException" | "UnrecognizedClientException" | "InvalidSignatureException" | "MissingAuthenticationToken", _) => {
-                CallErrorKind::AccessDenied
-            }
+            // The last two as EC2 words them.
+            (
+                "ExpiredTokenException"
+                | "UnrecognizedClientException"
+                | "InvalidSignatureException"
+                | "MissingAuthenticationToken"
+                | "RequestExpired"
+                | "AuthFailure",
+                _,
+            ) => CallErrorKind::AccessDenied,
             (c, _)
                 if c.ends_with("NotFound")
                     || c.ends_with("NotFoundException")

@@ -201,6 +201,8 @@ impl Bucket {
                 StoreErrorKind::AccessDenied
             }
             (_, Some(404)) => StoreErrorKind::NotFound,
+            // The answer to a HEAD names no code. Our HEADs are well-formed: S3 says 400 to expired credentials.
+            ("", Some(400)) => StoreErrorKind::AccessDenied,
             (_, Some(401 | 403)) => StoreErrorKind::AccessDenied,
             (_, Some(400 | 405 | 411 | 413 | 416 | 501)) => StoreErrorKind::Refused,
             _ => match &error {

@@ -1,6 +1,7 @@
 //! From a stream that is wholly uploaded to a manifest (I1, I5): checks first, then data, inventory, manifest.
 
 use super::preflight::Ready;
+use crate::crash::crash_point;
 use crate::error::{Context, Error, Result};
 use crate::server::Snapshot;
 use crate::stream::{self, StagedStream};
@@ -126,7 +127,9 @@ pub(super) async fn publish(
         tables,
     };
     let objects = staged.publish().await?;
+    crash_point!("backup:objects");
     let inventory = stream::store_inventory(bucket, &prefix, run.attempt, &inventory).await?;
+    crash_point!("backup:inventory");
     let Checked { checkpoints, binlog, redo_bytes, raw_bytes } = checked;
     let manifest = ManifestV1 {
         format: ManifestV1::FORMAT.to_owned(),
@@ -155,6 +158,7 @@ pub(super) async fn publish(
     manifest.check().map_err(|reason| Error::new(Failure::Tool, format!("the manifest would be impossible: {reason}")))?;
     let bytes = manifest.to_bytes();
     store_manifest(bucket, &manifest, &bytes).await?;
+    crash_point!("backup:manifest");
     Ok((manifest, Sha256::of(&bytes)))
 }
 
