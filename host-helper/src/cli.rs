@@ -3,11 +3,11 @@
 use crate::config::{Config, DEFAULT_PATH};
 use crate::error::{Context, Error, Result};
 use crate::signal::Cancel;
-use crate::{backup, doctor, drill, promote, restore};
+use crate::{backup, doctor, drill, promote, restore, small};
 use clap::{Parser, Subcommand};
 use highwater_aws::s3::Bucket;
 use highwater_core::{Document, Failure, Sha256};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Backs up, restores, drills and promotes the MySQL or MariaDB server on this host.
 #[derive(Debug, Parser)]
@@ -56,7 +56,7 @@ pub async fn load_document<D: Document>(location: &str, sha256: Option<Sha256>) 
             }
             Bucket::connect(bucket).await.get(key, None, D::MAX_BYTES as u64).await?.to_vec()
         }
-        None => std::fs::read(location).context(Failure::Document, || format!("read {location}"))?,
+        None => small::read(Path::new(location), D::MAX_BYTES as u64).context(Failure::Document, || format!("read {location}"))?,
     };
     let found = Sha256::of(&bytes);
     let parsed = match sha256 {

@@ -18,6 +18,7 @@
 
 pub mod benchmarks;
 mod cloud;
+mod function;
 mod host;
 mod host_toml;
 mod load;
@@ -29,7 +30,8 @@ mod scratch;
 mod snapshot;
 mod synthetic;
 
-pub use cloud::{AwsError, Cloud, CloudHost, Person, config, config_of};
+pub use cloud::{AwsError, Cloud, CloudHost, Grant, Needed, Person, Request, config, config_of};
+pub use function::Function;
 pub use host::{Backup, Host, Output, PlanFile, Running};
 pub use load::{Load, LoadReport};
 pub use mariadb::MariaDb;
