@@ -144,7 +144,7 @@ impl Scene {
 }
 
 #[test]
-fn i7_backups_drills_and_promotions_work_under_enforcement_and_host_and_drill_can_do_nothing_else() {
+fn i7_the_normal_way_works_under_enforcement_and_host_and_drill_can_do_nothing_else() {
     let scene = Scene::new();
     let cloud = &scene.cloud;
     let drilled = cloud.execute("drill", &json!({"cluster": "orders"}));

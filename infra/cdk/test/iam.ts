@@ -46,7 +46,7 @@ const OPERATORS: Record<string, Operator> = {
   StringLike: positive((value, one) => glob(one, value)),
   ArnEquals: positive((value, one) => glob(one, value)),
   ArnNotEquals: negative((value, one) => glob(one, value)),
-  StringNotEqualsIfExists: (value, accepted) => value !== undefined && !accepted.includes(value),
+  StringNotEquals: negative(same),
   Null: (value, accepted) => accepted.includes(String(value === undefined)),
   NumericLessThan: positive((value, one) => Number(value) < Number(one)),
 };

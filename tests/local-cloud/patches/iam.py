@@ -3,7 +3,7 @@
 - every connection counts as TLS 1.3: the emulator speaks plain HTTP, and the bucket refuses that
 - aws:PrincipalArn of a session is its role's ARN
 - S3's keys of a write: s3:if-none-match, s3:ObjectCreationOperation, the KMS key
-- SendCommand, SendTask…, RunInstances and TerminateInstances are judged on every resource that they touch (calls.py knows them), with the
+- SendCommand, GetParametersByPath, SendTask…, RunInstances and TerminateInstances are judged on every resource that they touch (calls.py knows them), with the
   resources' tags and, for a launch, what the launch template and the request say
 """
 
@@ -11,7 +11,7 @@
 from . import calls, replace
 
 TLS = "1.3"
-ON_EACH_RESOURCE = ("ssm:SendCommand", "states:SendTask", "ec2:RunInstances", "ec2:TerminateInstances")
+ON_EACH_RESOURCE = ("ssm:SendCommand", "ssm:GetParametersByPath", "states:SendTask", "ec2:RunInstances", "ec2:TerminateInstances")
 
 
 def install() -> None:
@@ -71,13 +71,10 @@ def _on_each_resource(enforce):
 def _tags(resource: str) -> dict:
     """An instance's, as both services name them."""
     from . import ec2
+    from .hosts import hosts
 
-    if ":instance/i-" not in resource:
-        return {}
-    try:
-        tags = ec2.describe(resource.rsplit("/", 1)[1])["tags"]
-    except KeyError:
-        return {}
+    instance = resource.rsplit("/", 1)[-1]
+    tags = ec2.describe(instance)["tags"] if hosts.get(instance) else {}
     return {f"{prefix}/{name}": value for name, value in tags.items() for prefix in ("ssm:resourceTag", "ec2:ResourceTag")}
 
 

@@ -147,7 +147,9 @@ impl Cloud {
         if let Some(token) = &person.token {
             curl.args(["--header", &format!("x-amz-security-token: {token}")]);
         }
-        request.headers.iter().for_each(|header| drop(curl.args(["--header", header])));
+        for header in request.headers {
+            curl.args(["--header", header]);
+        }
         if !request.body.is_empty() || request.method != "GET" {
             curl.args(["--data-binary", request.body]);
         }
