@@ -145,7 +145,11 @@ impl Prune {
     }
 }
 
-fn parse(event: Value) -> Result<Event, FunctionError> {
+/// Reads an event.
+///
+/// # Errors
+/// `BadInput`, with the accepted form.
+pub fn parse(event: Value) -> Result<Event, FunctionError> {
     serde_json::from_value(event).map_err(|e| FunctionError::bad_input(e, FORM))
 }
 

@@ -3,12 +3,12 @@
 use crate::config::{Config, DEFAULT_PATH};
 use crate::error::{Context, Error, Result};
 use crate::signal::Cancel;
-use crate::{backup, doctor, drill, promote, restore};
+use crate::{backup, doctor, drill, promote, restore, small};
 use clap::{Parser, Subcommand};
 use highwater_aws::s3::Bucket;
 use highwater_core::{Document, Failure, Sha256};
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -65,7 +65,7 @@ pub async fn load_document<D: Document>(location: &str, sha256: Option<Sha256>) 
             }
             Bucket::connect(bucket).await.get(key, None, D::MAX_BYTES as u64).await?.to_vec()
         }
-        None => std::fs::read(location).context(Failure::Document, || format!("read {location}"))?,
+        None => small::read(Path::new(location), D::MAX_BYTES as u64).context(Failure::Document, || format!("read {location}"))?,
     };
     let found = Sha256::of(&bytes);
     let parsed = match sha256 {

@@ -21,3 +21,4 @@ pub mod restore;
 mod crash;
 mod durable;
 mod lock;
+mod small;

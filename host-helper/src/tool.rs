@@ -12,6 +12,7 @@ mod xtrabackup;
 use crate::config::{IoNice, ServerConfig};
 use crate::error::{Context, Error, Result};
 use crate::signal::Cancel;
+use crate::small;
 pub use files::Checkpoints;
 use highwater_core::identity::{ToolName, Vendor, Version};
 use highwater_core::{Failure, Lsn};
@@ -195,7 +196,7 @@ impl Tool {
     pub fn read_checkpoints(dir: &Path) -> Result<Checkpoints> {
         for name in files::CHECKPOINTS {
             let path = dir.join(name);
-            match std::fs::read(&path) {
+            match small::read(&path, small::TOOL_FILE_BYTES) {
                 Ok(bytes) => return Checkpoints::parse(&bytes).context(Failure::Damaged, || format!("read {}", path.display())),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e).context(Failure::Damaged, || format!("read {}", path.display())),

@@ -7,6 +7,7 @@
     PUT    /_local-cloud/hosts/<instance>          {"root", "env", "path", "cwd", "agent"}
     POST   /_local-cloud/hosts/<instance>/shutdown {"minutes", "cancel"}: `shutdown`, as run on the instance
     GET, POST, DELETE /_local-cloud/faults         see patches/faults.py; POST orders one, DELETE forgets all
+    GET    /_local-cloud/calls                     what each role needed its permissions for, see patches/calls.py
     GET    /_local-cloud/events                    every event of aws.ssm and aws.ec2 and its fate
     POST   /_local-cloud/events/release            {"order": "kept" | "reversed"}: deliver what `hold` kept
     POST   /_local-cloud/schedules/<group>/<name>/fire  as if its time had come
@@ -18,7 +19,7 @@ POST /_ministack/reset forgets everything, this included, and ends every host's 
 import asyncio
 import json
 
-from patches import ec2, events
+from patches import calls, ec2, events
 from patches.faults import faults
 from patches.hosts import hosts
 from patches.settings import settings
@@ -77,6 +78,8 @@ def _answer(method: str, path: str, request: dict):
             return vars(faults.order(request))
         case ("DELETE", "faults"):
             return faults.clear()
+        case ("GET", "calls"):
+            return calls.recorded()
         case ("GET", "events"):
             return events.log()
         case ("POST", "events", "release"):

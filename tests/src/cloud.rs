@@ -19,12 +19,14 @@
 //!
 //! Everything ends with the value. A test that panics prints what the functions and the hosts logged.
 
+mod access;
 mod call;
 mod gaps;
 mod host;
 mod synth;
 
-pub use call::{AwsError, Person};
+pub use access::{Grant, Needed};
+pub use call::{AwsError, Person, Request};
 pub use host::CloudHost;
 
 use crate::scratch::Scratch;
@@ -94,12 +96,17 @@ pub struct Cloud {
 impl Cloud {
     /// An empty cloud.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(arguments: &[&str]) -> Self {
         let scratch = Scratch::new("cloud");
         let log = File::create(scratch.join("launcher.log")).expect("create the launcher's log");
         // Without the scratch directory's mark: the launcher ends with its starter, and takes its hosts along in order.
         let mut launcher = Command::new(tool("emu/bin/python"))
             .args(["-B", concat!(env!("CARGO_MANIFEST_DIR"), "/local-cloud/launcher.py"), "--data"])
             .arg(scratch.join("d"))
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -119,6 +126,14 @@ impl Cloud {
     /// A cloud with the template of this configuration deployed.
     pub fn deployed(config: &Value) -> Self {
         let mut cloud = Self::start();
+        cloud.deploy(config);
+        cloud
+    }
+
+    /// The same, and IAM's policies are enforced: a function, host or drill does what its role may, and nothing else. The test's own
+    /// calls are the account's.
+    pub fn enforcing(config: &Value) -> Self {
+        let mut cloud = Self::start_with(&["--auth"]);
         cloud.deploy(config);
         cloud
     }
@@ -250,6 +265,15 @@ impl Cloud {
         let answer: Value = serde_json::from_slice(&answer).expect("the function's configuration");
         let variables = answer["Environment"]["Variables"].as_object().unwrap_or_else(|| panic!("no environment in {answer}"));
         variables.iter().map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
+    }
+
+    /// Sends a function an event, as a service does: it is tried three times, and nobody waits for an answer.
+    pub fn send_event(&self, function: &str, event: &Value) {
+        let path = format!("/2015-03-31/functions/{DEPLOYMENT}-{function}/invocations");
+        let headers = [("authorization", self.http.scope("lambda")), ("x-amz-invocation-type", "Event".to_owned())];
+        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let (status, answer) = self.http.send("POST", &path, &headers, event.to_string().as_bytes());
+        assert_eq!(status, 202, "{function}: {}", String::from_utf8_lossy(&answer));
     }
 
     /// What a function has logged.

@@ -19,6 +19,7 @@
 pub mod benchmarks;
 mod browser;
 mod cloud;
+mod function;
 mod host;
 mod host_toml;
 mod load;
@@ -34,7 +35,8 @@ mod synthetic;
 mod torture;
 
 pub use browser::{Browser, Look, Screen};
-pub use cloud::{AwsError, Cloud, CloudHost, Person, config, config_of};
+pub use cloud::{AwsError, Cloud, CloudHost, Grant, Needed, Person, Request, config, config_of};
+pub use function::Function;
 pub use host::{Backup, Host, Output, PlanFile, Running};
 pub use load::{Load, LoadReport};
 pub use mariadb::MariaDb;

@@ -4,9 +4,10 @@
 //! the whole way.
 
 use highwater_aws::manifests::read_catalog;
+use highwater_core::approval::ApprovalV1;
 use highwater_core::plan::Target;
 use highwater_core::planner::plan_restore;
-use highwater_core::{ClusterId, Sha256};
+use highwater_core::{ClusterId, Document, Sha256};
 use highwater_tests::{Cloud, CloudHost, MariaDb, Person, block_on, config, leave_proof, wait_for, wait_for_within};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -98,8 +99,7 @@ impl Scene {
     }
 
     fn approve(&self, person: &Person, asked: &Asked) -> (u16, Value) {
-        let body = json!({"action": "approve", "cluster": "orders", "request_id": asked.id, "certificate_sha256": asked.certificate});
-        self.call(person, body)
+        self.call(person, vote_for(asked))
     }
 
     fn deny(&self, person: &Person, asked: &Asked) -> (u16, Value) {
@@ -157,15 +157,48 @@ impl Scene {
     }
 
     /// Changes one attribute of a request behind the functions' back.
-    fn expire(&self, asked: &Asked) {
+    fn forge(&self, asked: &Asked, path: &[&str], value: Value) {
+        let names: serde_json::Map<_, _> = path.iter().enumerate().map(|(i, name)| (format!("#{i}"), json!(name))).collect();
         let request = json!({
             "TableName": self.cloud.output("Catalog"),
             "Key": {"pk": {"S": "cluster#orders"}, "sk": {"S": format!("approval#{}", asked.id)}},
-            "UpdateExpression": "SET #r.#q.#e = :past",
-            "ExpressionAttributeNames": {"#r": "request", "#q": "question", "#e": "expires_at"},
-            "ExpressionAttributeValues": {":past": {"S": "2026-01-01T00:00:00Z"}},
+            "UpdateExpression": format!("SET {} = :v", (0..path.len()).map(|i| format!("#{i}")).collect::<Vec<_>>().join(".")),
+            "ExpressionAttributeNames": names,
+            "ExpressionAttributeValues": {":v": value},
         });
         self.cloud.aws("dynamodb", "DynamoDB_20120810.UpdateItem", &request).unwrap();
+    }
+
+    fn expire(&self, asked: &Asked) {
+        self.forge(asked, &["request", "question", "expires_at"], json!({"S": "2026-01-01T00:00:00Z"}));
+    }
+
+    /// Puts an approval where an approval lies, as somebody who may write there: what it would say if `by` had approved.
+    fn approval_by_hand(&self, asked: &Asked, by: &str) {
+        let at = |name: &str| {
+            let key = format!("v1/orders/drills/{}/{name}", asked.drill["drill_id"].as_str().unwrap());
+            Sha256::of(&self.cloud.object(&key))
+        };
+        let now = Timestamp::now();
+        let forged = ApprovalV1 {
+            format: ApprovalV1::FORMAT.into(),
+            cluster: "orders".parse().unwrap(),
+            plan_sha256: at("plan.json"),
+            report_sha256: at("report.json"),
+            target_host: self.request(asked)["request"]["question"]["host"].as_str().unwrap().parse().unwrap(),
+            requester: "ada".into(),
+            approvers: vec![by.to_owned()],
+            approved_at: now,
+            expires_at: now + SignedDuration::from_hours(1),
+        };
+        let key = format!("v1/orders/promotions/{}/approval.json", asked.id);
+        block_on(self.cloud.bucket().put_new(&key, forged.to_bytes().into(), "application/json")).unwrap();
+    }
+
+    /// Nothing was promoted, no lease is held, and the host was sent nothing but its backup.
+    fn untouched(&self, host: &CloudHost<'_>) {
+        assert_eq!((self.orders(), host.outputs().len(), self.lease()["holder"].clone()), (1, 1, Value::Null));
+        assert!(self.cloud.items("orders").iter().all(|item| !item["sk"].as_str().unwrap().starts_with("promotion#")));
     }
 }
 
@@ -263,8 +296,79 @@ fn one_person_never_promotes_alone_and_whatever_was_not_approved_like_this_chang
     assert_eq!(scene.cloud.invoke("decide-approval", &forged).unwrap()["statusCode"], 403);
 
     // After all of this the host was sent nothing but its backup, and serves what it did.
-    assert_eq!((scene.orders(), host.outputs().len(), scene.lease()["holder"].clone()), (1, 1, Value::Null));
-    assert!(scene.cloud.items("orders").iter().all(|item| !item["sk"].as_str().unwrap().starts_with("promotion#")));
+    scene.untouched(&host);
+}
+
+#[test]
+fn an_approval_that_was_forged_stolen_or_replayed_promotes_nothing() {
+    let scene = Scene::new();
+    let host = scene.cloud.host("orders", &scene.db);
+    scene.back_up();
+    let [ada, bob] = ["ada", "bob"].map(|name| scene.cloud.user(name));
+    let refused = |result: Result<Value, (String, String)>, why: &str| {
+        let (name, reason) = result.unwrap_err();
+        assert!(name == "Permanent" && reason.contains(why), "{why}: {name}: {reason}");
+    };
+
+    // Another's signature, no vote; a call that was overheard says what it said, to nobody else and about nothing else.
+    let asked = scene.asked_by(&ada);
+    assert_eq!(scene.approve(&ada.posing_as(&bob), &asked).0, 403);
+    let heard = scene.cloud.overheard(&bob, &vote_for(&asked));
+    let changed = String::from_utf8(heard.clone()).unwrap().replacen("orders", "ordres", 1);
+    assert_eq!(scene.cloud.replay(changed.as_bytes()), 403, "a body that was changed after it was signed");
+    assert_eq!(scene.request(&asked)["request"]["votes"], json!([]));
+    // The same person by a role's session, under a second name: the session is one caller, whatever it calls itself.
+    let [one, two] = ["one", "two"].map(|name| scene.cloud.session("approvers", name));
+    let by_role = scene.asked_by(&one);
+    assert_eq!(scene.approve(&two, &by_role).0, 403);
+
+    // An approval made by hand: of a request that nobody approved, and of one that somebody else did.
+    let asked = scene.asked_by(&ada);
+    scene.approval_by_hand(&asked, "bob");
+    refused(scene.promote(&asked), "waiting, not approved");
+    scene.approve(&bob, &asked);
+    assert_eq!(scene.request(&asked)["request"]["state"]["name"], "approved");
+    refused(scene.promote(&asked), "approved the approval");
+
+    // A record made by hand: approved without a vote, approved by a requester's own.
+    let asked = scene.asked_by(&ada);
+    scene.approval_by_hand(&asked, "bob");
+    scene.forge(&asked, &["request", "state"], json!({"M": {"name": {"S": "approved"}}}));
+    refused(scene.promote(&asked), "not approved");
+    let asked = scene.asked_by(&ada);
+    let own = json!({"M": {"by": {"M": {"principal": {"S": "AIDA"}, "name": {"S": "ada"}, "arn": {"S": "ada"}}}, "word": {"S": "approve"}, "at": {"S": "2026-11-22T02:00:00Z"}}});
+    scene.approval_by_hand(&asked, "ada");
+    scene.forge(&asked, &["request", "votes"], json!({"L": [own]}));
+    scene.forge(&asked, &["request", "state"], json!({"M": {"name": {"S": "approved"}}}));
+    refused(scene.promote(&asked), "asked for the promotion and cannot approve it");
+
+    // A good approval, of another execution; of another drill, and so another plan and report.
+    let good = scene.asked_by(&ada);
+    assert_eq!(scene.cloud.replay(&scene.cloud.overheard(&bob, &vote_for(&good))), 200);
+    assert_eq!(scene.request(&good)["request"]["state"]["name"], "approved");
+    let elsewhere = |drill: &Value, execution: &str| Asked { drill: drill.clone(), execution: execution.into(), id: good.id.clone(), certificate: String::new() };
+    refused(scene.promote(&elsewhere(&good.drill, &format!("{EXECUTION}mine"))), "belongs to");
+    refused(scene.promote(&elsewhere(&scene.drill().0, &good.execution)), "approved the certificate");
+    scene.untouched(&host);
+
+    // It promotes once. Shown again, by another execution or to the host itself, it does nothing.
+    assert_eq!(scene.cloud.replay(&scene.cloud.overheard(&bob, &vote_for(&good))), 200, "a vote sent again is one vote");
+    assert_eq!(scene.request(&good)["request"]["votes"].as_array().unwrap().len(), 1);
+    scene.promote(&good).unwrap();
+    scene.ends(&good, "ended");
+    scene.db.run("INSERT INTO shop.orders VALUES (100)");
+    refused(scene.promote(&elsewhere(&good.drill, &format!("{EXECUTION}mine"))), "belongs to");
+    let sent = scene.cloud.aws("ssm", "AmazonSSM.ListCommands", &json!({})).unwrap();
+    let promotion = sent["Commands"].as_array().unwrap().iter().find(|c| c["DocumentName"] == "highwater-promote").unwrap();
+    let request = json!({"DocumentName": "highwater-promote", "InstanceIds": [host.instance()], "Parameters": promotion["Parameters"]});
+    let before = host.outputs().len();
+    scene.cloud.aws("ssm", "AmazonSSM.SendCommand", &request).unwrap();
+    wait_for("the host's answer", || (host.outputs().len() > before && host.processes() == 0).then_some(()));
+    assert_eq!(scene.orders(), 4, "what was written after the promotion is there");
+}
+
+fn vote_for(asked: &Asked) -> Value {
+    json!({"action": "approve", "cluster": "orders", "request_id": asked.id, "certificate_sha256": asked.certificate})
 }
 
 #[test]

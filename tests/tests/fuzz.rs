@@ -7,11 +7,12 @@
 
 use highwater_aws::catalog::approvals::ApprovalRecord;
 use highwater_aws::catalog::backups::BackupRecord;
+use highwater_aws::catalog::drills::DrillRecord;
 use highwater_aws::catalog::head::Head;
 use highwater_aws::catalog::promotions::PromotionRecord;
 use highwater_aws::table::{Item, read};
 use highwater_core::approval::ApprovalV1;
-use highwater_core::certificate::CertificateV1;
+use highwater_core::certificate::{self, CertificateV1, PublicKey};
 use highwater_core::cluster::ClusterConfigV1;
 use highwater_core::drill::DrillReportV1;
 use highwater_core::inventory::InventoryV1;
@@ -22,7 +23,7 @@ use highwater_core::plan::{RestorePlanV1, Target};
 use highwater_core::promotion::PromotionJournalV1;
 use highwater_core::request::BackupRequestV1;
 use highwater_core::{BackupId, Document, Incarnation, Lsn};
-use highwater_functions::{finish_backup, plan_restore, start_backup};
+use highwater_functions::{decide_approval, finish_backup, finish_promote, plan_restore, promote, prune, request_approval, start_backup};
 use highwater_host::stream::xbstream::{Chunks, Header, Tracker};
 use highwater_host::tool::files::{Checkpoints, Info, parse_backup_cnf, parse_binlog_info};
 use proptest::collection::vec;
@@ -144,9 +145,15 @@ const TARGETS: &[(&str, Reader)] = &[
     ("item-lease", item::<Lease>),
     ("item-approval", item::<ApprovalRecord>),
     ("item-promotion", item::<PromotionRecord>),
+    ("item-drill", item::<DrillRecord>),
     ("event-start-backup", |bytes| event(|e| start_backup::parse(e).is_ok())(bytes)),
     ("event-finish-backup", |bytes| event(|e| finish_backup::parse(e).is_ok())(bytes)),
     ("event-plan-restore", |bytes| event(|e| plan_restore::parse(e).is_ok())(bytes)),
+    ("event-request-approval", |bytes| event(|e| request_approval::parse(e).is_ok())(bytes)),
+    ("event-promote", |bytes| event(|e| promote::parse(e).is_ok())(bytes)),
+    ("event-finish-promote", |bytes| event(|e| finish_promote::parse(e).is_ok())(bytes)),
+    ("event-prune", |bytes| event(|e| prune::parse(e).is_ok())(bytes)),
+    ("body-decide-approval", |bytes| serde_json::from_slice::<decide_approval::Body>(bytes).is_ok()),
     ("command-comment", |bytes| std::str::from_utf8(bytes).is_ok_and(|text| highwater_aws::ssm::backup_of(text).is_some())),
     ("command-output", |bytes| std::str::from_utf8(bytes).is_ok_and(|text| promotion_in(text).is_some())),
     ("target", text::<Target>),
@@ -156,9 +163,15 @@ const TARGETS: &[(&str, Reader)] = &[
     ("checkpoints", |bytes| Checkpoints::parse(bytes).is_ok()),
     ("info", |bytes| Info::parse(bytes).is_ok()),
     ("binlog-info", |bytes| parse_binlog_info(bytes).is_ok()),
+    ("certificate-key", |bytes| PublicKey::parse(bytes).is_ok()),
+    ("certificate-signature", |bytes| certificate::verify(CERTIFICATE, bytes, &PublicKey::parse(KEY).expect("the sample key")).is_ok()),
     ("backup-cnf", |bytes| parse_backup_cnf(bytes).is_ok()),
     ("xbstream", xbstream),
 ];
+
+/// What a signature is tried on.
+const CERTIFICATE: &[u8] = include_bytes!("../fixtures/v1/certificate.json");
+const KEY: &[u8] = include_bytes!("../fixtures/v1/certificate-key.der");
 
 /// Reads one input and looks at the memory.
 fn run(name: &str, reader: Reader, input: &[u8]) -> bool {

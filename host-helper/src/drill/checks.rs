@@ -4,6 +4,7 @@ use crate::config::DrillConfig;
 use crate::drill::IsolatedServer;
 use crate::error::{Error, Result};
 use crate::server::Server;
+use crate::small;
 use crate::signal::Cancel;
 use crate::tool::{Tool, files};
 use highwater_core::Failure;
@@ -198,7 +199,7 @@ pub(crate) fn restore_point(datadir: &Path, plan: &RestorePlanV1) -> Vec<Check> 
 
 fn read_binlog_info(datadir: &Path) -> std::result::Result<BinlogPosition, String> {
     for name in files::BINLOG_INFO {
-        match std::fs::read(datadir.join(name)) {
+        match small::read(&datadir.join(name), small::TOOL_FILE_BYTES) {
             Ok(bytes) => return files::parse_binlog_info(&bytes).map_err(|e| e.to_string()),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(format!("{name}: {e}")),

@@ -7,6 +7,7 @@ use crate::config::{DrillConfig, ServerConfig};
 use crate::error::{Context, Error, Result};
 use crate::restore::stamp::SERVER;
 use crate::server::Server;
+use crate::small;
 use crate::signal::Cancel;
 use crate::tool::Tool;
 use highwater_core::Failure;
@@ -341,8 +342,8 @@ fn data_options(datadir: &Path) -> Result<Vec<String>> {
         "innodb_compression_level",
     ];
     let file = datadir.join("backup-my.cnf");
-    let text = match fs::read_to_string(&file) {
-        Ok(text) => text,
+    let text = match small::read(&file, small::TOOL_FILE_BYTES) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e).context(Failure::Damaged, || format!("read {}", file.display())),
     };

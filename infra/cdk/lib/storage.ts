@@ -171,12 +171,14 @@ function guards(bucket: IBucket, keyArn: string, names: Names): PolicyStatement[
   const all = { resources: [bucket.arnForObjects("*")] };
   const cluster = `\${aws:PrincipalTag/${TAG.cluster}}`;
   const tagged = { [`aws:PrincipalTag/${TAG.cluster}`]: "false" };
+  const other = (key: string, than: string) => ({ Null: { [key]: "false" }, StringNotEquals: { [key]: than } });
   const except = (...roles: string[]) => ({ ArnNotEquals: { "aws:PrincipalArn": roles.map((role) => names.role(role)) } });
   return [
     // CreateMultipartUpload and UploadPart take no condition and create nothing: they are the exemption. Copies cannot carry one: refused.
     deny("OnlyNewObjects", ["s3:PutObject"], all, { Null: { "s3:if-none-match": "true" }, Bool: { "s3:ObjectCreationOperation": "true" } }),
-    deny("OnlyOurKey", ["s3:PutObject"], all, { StringNotEqualsIfExists: { "s3:x-amz-server-side-encryption-aws-kms-key-id": keyArn } }),
-    deny("OnlyKmsEncryption", ["s3:PutObject"], all, { StringNotEqualsIfExists: { "s3:x-amz-server-side-encryption": "aws:kms" } }),
+    // A write that names nothing gets the bucket's own encryption. StringNotEqualsIfExists would deny it: an absent key makes it true.
+    deny("OnlyOurKey", ["s3:PutObject"], all, other("s3:x-amz-server-side-encryption-aws-kms-key-id", keyArn)),
+    deny("OnlyKmsEncryption", ["s3:PutObject"], all, other("s3:x-amz-server-side-encryption", "aws:kms")),
     deny("OnlyPruneDeletes", ["s3:DeleteObject", "s3:DeleteObjectVersion"], all, except("prune")),
     deny("OnlyFinishBackupExtendsLocks", ["s3:PutObjectRetention", "s3:PutObjectLegalHold"], all, except("finish-backup")),
     deny("NobodyBypassesLocks", ["s3:BypassGovernanceRetention"], all, {}),

@@ -148,6 +148,14 @@ describe("I7: the functions", () => {
     expect(who("iam:PassRole")).toEqual(["launch-drill"]);
     expect(FUNCTIONS.filter((name) => can(inline(name), arn(name))("s3:PutObject", `${BUCKET}/v1/orders/promotions/p1/approval.json`, NEW))).toEqual(["decide-approval", "finish-promote"]);
   });
+  it("two of them answer the task of a promotion, and nobody else does: no host, no drill, no machine, no person", () => {
+    const task = "arn:aws:states:eu-west-1:111122223333:stateMachine:highwater-restore-primary";
+    const answers = (statements: Statement[], principal: Record<string, string>) => ["states:SendTaskSuccess", "states:SendTaskFailure"].some((action) => can(statements, principal)(action, task));
+    expect(FUNCTIONS.filter((name) => answers(inline(name), arn(name)))).toEqual(["decide-approval", "finish-promote"]);
+    for (const what of ["drill-orders", "machine-drill", "machine-restore-primary", "machine-drill-fleet", "scheduler"]) expect(answers(inline(what), arn(what)), what).toBe(false);
+    // An operator reads the catalog, where an open request's token lies.
+    for (const what of ["host-orders", "operator", "approver"]) expect(answers(policy(what), arn("person")), what).toBe(false);
+  });
   it("send commands only to hosts tagged for this deployment", () => {
     const instance = "arn:aws:ec2:eu-west-1:111122223333:instance/i-0123456789abcdef0";
     const send = can(inline("start-backup"), arn("start-backup"));

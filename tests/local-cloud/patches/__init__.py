@@ -7,10 +7,12 @@ changed emulator fails at start and not in the middle of a test.
 
 
 def apply() -> None:
-    from . import cloudformation, dynamodb, ec2, events, faults, function_url, kills, s3, ssm, stepfunctions
+    from . import calls, cloudformation, dynamodb, ec2, events, faults, function_url, iam, kills, s3, ssm, stepfunctions
 
     for area in (s3, dynamodb, ec2, ssm, events, function_url, kills, stepfunctions, cloudformation):
         area.install()
+    calls.install()
+    iam.install()
     faults.install()  # last: it stands in front of the patched services
 
 

@@ -11,7 +11,7 @@ import time
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from ministack.core.lambda_runtime import execution_credentials
+from ministack.core import lambda_runtime
 from ministack.core.responses import request_scope
 from ministack.services import ec2, iam
 
@@ -82,13 +82,13 @@ class Metadata:
     def _credentials(self, role: dict) -> dict:
         """A session of the role, made as the emulator makes a Lambda's; its name is the instance's id."""
         account, region = self.scope
-        keys = execution_credentials({
+        keys = lambda_runtime.execution_credentials({
             "Role": role["Arn"], "FunctionName": self.instance_id,
             "FunctionArn": f"arn:aws:lambda:{region}:{account}:function:{self.instance_id}"})
         now = datetime.now(timezone.utc)
         return {"Code": "Success", "Type": "AWS-HMAC", "LastUpdated": f"{now:%Y-%m-%dT%H:%M:%SZ}",
                 "AccessKeyId": keys["AWS_ACCESS_KEY_ID"], "SecretAccessKey": keys["AWS_SECRET_ACCESS_KEY"],
-                "Token": keys["AWS_SESSION_TOKEN"] or "local-cloud",
+                "Token": keys["AWS_SESSION_TOKEN"],
                 "Expiration": f"{now + timedelta(hours=6):%Y-%m-%dT%H:%M:%SZ}"}
 
 

@@ -1,0 +1,247 @@
+//! Least privilege, measured: what each role of the deployed stack needed on the whole way of everything, compared with what it
+//! was given. A permission that nobody used is one too many; a call that nothing allows would fail on AWS.
+
+use highwater_tests::{Cloud, CloudHost, Grant, Load, MariaDb, Needed, Person, config_of, wait_for, wait_for_within};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// What AWS does in the caller's name, without a request of the caller's own: `(statement, action, the call that stands for it)`.
+const IMPLIED: &[(&str, &str, &[&str])] = &[
+    ("UseDataKeyInS3", "kms:Decrypt", &["s3:GetObject", "s3:GetObjectVersion"]),
+    ("UseDataKeyInS3", "kms:GenerateDataKey", &["s3:PutObject"]),
+    ("UseDataKeyInSns", "kms:Decrypt", &["sns:Publish"]),
+    ("UseDataKeyInSns", "kms:GenerateDataKey", &["sns:Publish"]),
+    ("TagAtLaunch", "ec2:CreateTags", &["ec2:RunInstances"]),
+    ("PassDrillRole", "iam:PassRole", &["ec2:RunInstances"]),
+    ("EncryptVolume", "kms:GenerateDataKeyWithoutPlaintext", &["ec2:RunInstances"]),
+    ("EncryptVolume", "kms:Decrypt", &["ec2:RunInstances"]),
+    ("EncryptVolume", "kms:DescribeKey", &["ec2:RunInstances"]),
+    ("GrantVolume", "kms:CreateGrant", &["ec2:RunInstances"]),
+    ("HearOfDrill", "events:PutTargets", &["states:StartExecution"]),
+    ("HearOfDrill", "events:PutRule", &["states:StartExecution"]),
+    ("HearOfDrill", "events:DescribeRule", &["states:StartExecution"]),
+];
+
+/// Statements that AWS uses whenever the role does anything: a function's log, a machine's.
+const WITH_EVERY_CALL: &[&str] = &["WriteOwnLog", "DeliverLogs"];
+
+/// Permissions that this test does not use, why they are needed, and the test in which they are: `(roles, action, why, test)`.
+const USED_ELSEWHERE: &[(&[&str], &str, &str, &str)] = &[];
+
+struct Scene {
+    cloud: Cloud,
+    db: MariaDb,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let mut config = config_of(&["orders", "billing"]);
+        config["object_lock"] = json!({"days": 1});
+        config["clusters"]["orders"]["keep"] = json!({"chains": 1, "daily": 0, "weekly": 0, "monthly": 0});
+        config["clusters"]["orders"]["drill"]["after_each_backup"] = json!(true);
+        let (cloud, db) = (Cloud::deployed(&config), MariaDb::start());
+        Load::fill(&db, 200);
+        Self { cloud, db }
+    }
+
+    fn backups(&self) -> Vec<Value> {
+        let mut found = self.cloud.items("orders");
+        found.retain(|item| item["sk"].as_str().is_some_and(|sk| sk.starts_with("backup#")));
+        found.sort_by_key(|backup| backup["asked"]["token"].as_u64());
+        found
+    }
+
+    /// The newest backup, once there are `n` and all are closed.
+    fn closed(&self, n: usize) -> Value {
+        wait_for(&format!("{n} closed backups"), || {
+            let found = self.backups();
+            (found.len() == n && found.iter().all(|b| b["open"].is_null())).then(|| found[n - 1].clone())
+        })
+    }
+
+    /// A turn of the schedule, to its end.
+    fn turn(&self) -> Value {
+        let before = self.backups().len();
+        Load::fill(&self.db, 50);
+        self.cloud.fire("backup-orders");
+        self.closed(before + 1)
+    }
+
+    fn drills_end(&self) {
+        wait_for_within(Duration::from_secs(120), "the end of every drill", || {
+            let open = |item: &Value| item["sk"].as_str().is_some_and(|sk| sk.starts_with("drill#")) && !item["open"].is_null();
+            (!self.cloud.items("orders").iter().any(open) && self.cloud.drill_instances().is_empty()).then_some(())
+        });
+    }
+
+    fn call(&self, person: &Person, body: Value) -> Value {
+        self.cloud.call_approval_url(person, &body).1
+    }
+
+    /// A request by `by`, until it waits for votes: its id, execution and certificate.
+    fn asked(&self, by: &Person) -> (String, String, String) {
+        let asked = self.call(by, json!({"action": "restore", "cluster": "orders"}));
+        let id = asked["request_id"].as_str().unwrap_or_else(|| panic!("{asked}")).to_owned();
+        let question = wait_for_within(Duration::from_secs(120), "the question", || {
+            let item = self.cloud.item("orders", &format!("approval#{id}"))?;
+            Some(item["request"]["question"].clone()).filter(|question| !question.is_null())
+        });
+        (id, asked["execution"].as_str().unwrap().to_owned(), question["certificate"]["sha256"].as_str().unwrap().to_owned())
+    }
+
+    fn by_hand(&self, host: &CloudHost<'_>, document: &str) {
+        let request = json!({"DocumentName": format!("highwater-{document}"), "InstanceIds": [host.instance()]});
+        self.cloud.aws("ssm", "AmazonSSM.SendCommand", &request).unwrap();
+    }
+
+    /// Schedules, backups, drills, certificates, a promotion, its roll-back, retention.
+    fn everything_goes_well(&self, host: &CloudHost<'_>, ada: &Person, bob: &Person) {
+        let (full, next) = (self.turn(), self.turn());
+        assert_eq!((&full["state"], &next["state"]), (&json!("committed"), &json!("committed")));
+        self.drills_end();
+        self.cloud.fire("drill-orders");
+        self.cloud.fire("fleet-drill");
+        self.drills_end();
+
+        let (id, execution, certificate) = self.asked(ada);
+        let approved = self.call(bob, json!({"action": "approve", "cluster": "orders", "request_id": id, "certificate_sha256": certificate}));
+        assert_eq!(approved["state"], "approved", "{approved}");
+        let ended = self.cloud.wait_execution(&execution);
+        assert_eq!(ended["status"], "SUCCEEDED", "{ended}");
+        self.closed(3);
+        self.by_hand(host, "rollback");
+        self.cloud.wait_for_item("orders", &format!("promotion#{id}"), |promotion| promotion["state"] == "reverted");
+        assert_eq!(self.turn()["state"], "committed");
+        self.drills_end();
+
+        self.cloud.end_locks("v1/orders/");
+        self.cloud.fire("fleet-prune");
+        let first = full["sk"].as_str().unwrap();
+        wait_for("the first chain's end", || self.cloud.item("orders", first).is_none().then_some(()));
+    }
+
+    /// Lost replies and events, a host that fails, drills that are aborted, killed and broken, requests denied and superseded.
+    fn everything_goes_wrong(&self, host: &CloudHost<'_>, ada: &Person, bob: &Person) {
+        let cloud = &self.cloud;
+        // The command is found again, the event is lost, reconcile finishes the backup.
+        cloud.fault(json!({"on": "ssm:SendCommand", "effect": "lose-reply", "times": 1}));
+        cloud.fault(json!({"on": "event:aws.ssm", "effect": "lose"}));
+        let before = self.backups().len();
+        cloud.fire("backup-orders");
+        let newest = || self.backups().into_iter().nth(before);
+        wait_for("the command", || newest().filter(|backup| backup["state"] == "running"));
+        wait_for("the host's end", || (host.processes() == 0).then_some(()));
+        wait_for("the backup that no event told of", || {
+            cloud.fire("fleet-reconcile");
+            newest().filter(|backup| backup["open"].is_null())
+        });
+        cloud.no_faults();
+
+        // The host fails: people are told.
+        let helper = host.directory().join("bin/highwater-host");
+        let whole = std::fs::read_to_string(&helper).unwrap();
+        std::fs::write(&helper, "#!/bin/sh\nexit 12\n").unwrap();
+        assert_eq!(self.turn()["state"], "failed");
+        std::fs::write(&helper, whole).unwrap();
+
+        // A drill's helper fails; another's instance dies; a drill, a promotion and a fleet's drill are aborted.
+        self.drills_end();
+        let scratch = cloud.scratch();
+        std::fs::create_dir(scratch.join("broken")).unwrap();
+        scratch.script("broken/highwater-host", "exit 12");
+        std::fs::create_dir(scratch.join("hang")).unwrap();
+        scratch.script("hang/highwater-host", "sleep 600 & wait");
+        let helpers = |which: &str| {
+            let path = [scratch.join(which), scratch.join("image")];
+            cloud.control("PUT", "hosts", &json!({"path": path, "env": {"HIGHWATER_SCRATCH": scratch.path()}}));
+        };
+        helpers("broken");
+        assert_eq!(cloud.execute("drill", &json!({"cluster": "orders"}))["status"], "FAILED");
+        helpers("hang");
+        let instance = || {
+            self.drills_end();
+            wait_for("an instance", || cloud.drill_instances().pop())["instance-id"].as_str().unwrap().to_owned()
+        };
+        let drill = cloud.start_execution("drill", &json!({"cluster": "orders"}));
+        let dying = wait_for("an instance", || cloud.drill_instances().pop())["instance-id"].as_str().unwrap().to_owned();
+        cloud.control("POST", &format!("hosts/{dying}/shutdown"), &json!({"minutes": 0}));
+        assert_eq!(cloud.wait_execution(&drill)["status"], "FAILED");
+        for machine in ["drill", "restore-primary", "drill-fleet"] {
+            self.drills_end();
+            let input = if machine == "drill-fleet" { json!({"clusters": ["orders"]}) } else { json!({"cluster": "orders"}) };
+            let execution = cloud.start_execution(machine, &input);
+            wait_for("an instance", || cloud.drill_instances().pop());
+            cloud.stop_execution(&execution);
+        }
+        let _ = instance;
+        self.drills_end();
+        helpers("image");
+
+        // One request is superseded by the next, which is denied.
+        let (_, first, _) = self.asked(ada);
+        let (second, execution, _) = self.asked(ada);
+        let denied = self.call(bob, json!({"action": "deny", "cluster": "orders", "request_id": second, "reason": "not tonight"}));
+        assert_eq!(denied["state"], "denied", "{denied}");
+        assert_eq!(cloud.wait_execution(&execution)["error"], "Denied");
+        cloud.fire("fleet-reconcile");
+        assert_eq!(cloud.wait_execution(&first)["status"], "FAILED");
+
+        // What nobody could handle is kept.
+        for function in ["start-backup", "finish-backup", "finish-promote", "prune"] {
+            cloud.send_event(function, &json!({"what": "is this?"}));
+        }
+        cloud.fault(json!({"on": "ssm:GetParametersByPath", "effect": "fail", "error": "AccessDeniedException"}));
+        cloud.send_event("reconcile", &json!({}));
+        let letters = |role: &str| self.cloud.needed().iter().any(|n| n.role == Cloud::role(role) && n.action == "sqs:SendMessage");
+        for function in ["start-backup", "finish-backup", "finish-promote", "prune", "reconcile"] {
+            wait_for(&format!("the dead letter of {function}"), || letters(function).then_some(()));
+        }
+        cloud.no_faults();
+    }
+}
+
+#[test]
+fn i7_every_permission_is_used_and_every_call_is_permitted() {
+    let scene = Scene::new();
+    let host = scene.cloud.host("orders", &scene.db);
+    let [ada, bob] = ["ada", "bob"].map(|name| scene.cloud.user(name));
+    scene.everything_goes_well(&host, &ada, &bob);
+    scene.everything_goes_wrong(&host, &ada, &bob);
+
+    let (grants, needed) = (scene.cloud.grants(), scene.cloud.needed());
+    let roles: BTreeSet<&str> = grants.iter().map(|grant| grant.role.as_str()).collect();
+    let silent: Vec<_> = roles.iter().filter(|role| !needed.iter().any(|n| n.role == **role)).collect();
+    assert_eq!(silent, [&"highwater-drill-billing"], "every role did something; billing has no host and so no drill");
+    let refused: Vec<_> = needed.iter().filter(|n| !grants.iter().any(|grant| grant.allows(n))).collect();
+    assert!(refused.is_empty(), "called, and not granted: {refused:#?}");
+    let unused: Vec<_> = grants.iter().filter(|grant| grant.role != "highwater-drill-billing").flat_map(|grant| unused(grant, &needed)).collect();
+    assert!(unused.is_empty(), "granted, and not used by anything: {unused:#?}");
+    for (roles, action, _, test) in USED_ELSEWHERE {
+        let granted = |role: &&&str| grants.iter().any(|grant| grant.role == ***role && grant.actions.iter().any(|a| a == action));
+        assert_eq!(roles.iter().filter(granted).count(), roles.len(), "{action}, used by {test}, is granted to {roles:?}");
+    }
+}
+
+/// The actions and resources of a statement that nothing needed.
+fn unused(grant: &Grant, needed: &[Needed]) -> Vec<String> {
+    let mine: Vec<&Needed> = needed.iter().filter(|n| n.role == grant.role).collect();
+    if WITH_EVERY_CALL.contains(&grant.sid.as_str()) {
+        return if mine.is_empty() { vec![format!("{} {}", grant.role, grant.sid)] } else { Vec::new() };
+    }
+    let elsewhere = |action: &str| USED_ELSEWHERE.iter().any(|(roles, a, _, _)| *a == action && roles.contains(&grant.role.as_str()));
+    let stood_for = |action: &str| {
+        let implied = IMPLIED.iter().filter(|(sid, a, _)| *sid == grant.sid && *a == action);
+        implied.flat_map(|(_, _, by)| by.iter()).any(|by| mine.iter().any(|n| n.action == *by))
+    };
+    let direct = |action: &str| mine.iter().any(|n| n.action == action && grant.allows(n));
+    let actions = grant.actions.iter().filter(|a| !direct(a) && !stood_for(a) && !elsewhere(a));
+    let mut found: Vec<String> = actions.map(|action| format!("{} {} {action}", grant.role, grant.sid)).collect();
+    // A resource that no call was about is too many as well, where calls of the statement are recorded at all.
+    if found.is_empty() && grant.actions.iter().any(|a| direct(a)) {
+        let one = |resource: &str| Grant { resources: vec![resource.to_owned()], ..grant.clone() };
+        let idle = grant.resources.iter().filter(|resource| !mine.iter().any(|n| one(resource).allows(n)));
+        found.extend(idle.map(|resource| format!("{} {} on {resource}", grant.role, grant.sid)));
+    }
+    found
+}
