@@ -3,8 +3,8 @@
 
 use crate::serve::serve;
 use crate::{
-    decide_approval, finish_backup, finish_promote, launch_drill, plan_restore, promote, prune, publish_status, reconcile, record_drill, request_approval,
-    start_backup,
+    decide_approval, finish_backup, finish_promote, launch_drill, plan_restore, promote, prune, publish_status, reconcile, record_drill,
+    request_approval, start_backup,
 };
 use lambda_runtime::Error;
 
@@ -113,5 +113,8 @@ pub fn prune() -> Result<(), Error> {
 /// # Errors
 /// The runtime's own.
 pub fn publish_status() -> Result<(), Error> {
-    serve(|common| async { publish_status::PublishStatus::new(common).await }, |function, event| async move { function.handle(event).await })
+    serve(
+        |common| async { publish_status::PublishStatus::new(common).await },
+        |function, event| async move { function.handle(event).await },
+    )
 }

@@ -96,4 +96,3 @@ fn answer(stream: &mut TcpStream, status: &str, head: &str, body: &[u8]) {
     write!(stream, "HTTP/1.1 {status}\r\n{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len()).unwrap();
     stream.write_all(body).unwrap();
 }
-

@@ -100,7 +100,11 @@ impl Scene {
         let retention = format!("{}?retention", self.own("manifest.json"));
         vec![
             Attempt { body: lock.into(), ..Attempt::s3("change a lock", "PUT", retention.clone()) },
-            Attempt { headers: vec!["x-amz-bypass-governance-retention: true".into()], body: lock.into(), ..Attempt::s3("bypass a lock", "PUT", retention) },
+            Attempt {
+                headers: vec!["x-amz-bypass-governance-retention: true".into()],
+                body: lock.into(),
+                ..Attempt::s3("bypass a lock", "PUT", retention)
+            },
             Attempt { headers: vec![], ..Attempt::put("overwrite", self.own("manifest.json")) },
             Attempt::s3("read another cluster", "GET", self.at(&format!("{}data-000", self.of_another))),
             Attempt::put("write another cluster", self.at(&format!("{}data-001", self.of_another))),
@@ -110,14 +114,39 @@ impl Scene {
             Attempt::put("write an approval", self.at("v1/orders/promotions/20270101T000000Z-0001/approval.json")),
             Attempt::put("write elsewhere", self.at("v2/orders/x")),
             dynamodb("read the catalog", "GetItem", json!({"Key": key})),
-            dynamodb("query the catalog", "Query", json!({"KeyConditionExpression": "pk = :p", "ExpressionAttributeValues": {":p": {"S": "cluster#orders"}}})),
+            dynamodb(
+                "query the catalog",
+                "Query",
+                json!({"KeyConditionExpression": "pk = :p", "ExpressionAttributeValues": {":p": {"S": "cluster#orders"}}}),
+            ),
             dynamodb("write the catalog", "PutItem", json!({"Item": {"pk": {"S": "cluster#x"}, "sk": {"S": "head"}}})),
             dynamodb("delete from the catalog", "DeleteItem", json!({"Key": {"pk": {"S": "cluster#x"}, "sk": {"S": "head"}}})),
             Attempt::json("read a cluster's parameter", "ssm", "AmazonSSM.GetParameter", json!({"Name": "/highwater/clusters/orders"})),
-            Attempt::json("start a promotion", "states", "AWSStepFunctions.StartExecution", json!({"stateMachineArn": self.machine("restore-primary"), "input": "{}"})),
-            Attempt::json("start a drill", "states", "AWSStepFunctions.StartExecution", json!({"stateMachineArn": self.machine("drill"), "input": "{}"})),
-            Attempt::json("sign", "kms", "TrentService.Sign", json!({"KeyId": self.cloud.output("SigningKey"), "Message": "eA==", "SigningAlgorithm": "ECDSA_SHA_256"})),
-            Attempt { service: "lambda", method: "POST", path: "/2015-03-31/functions/highwater-decide-approval/invocations".into(), body: "{}".into(), ..Attempt::s3("call a function", "POST", String::new()) },
+            Attempt::json(
+                "start a promotion",
+                "states",
+                "AWSStepFunctions.StartExecution",
+                json!({"stateMachineArn": self.machine("restore-primary"), "input": "{}"}),
+            ),
+            Attempt::json(
+                "start a drill",
+                "states",
+                "AWSStepFunctions.StartExecution",
+                json!({"stateMachineArn": self.machine("drill"), "input": "{}"}),
+            ),
+            Attempt::json(
+                "sign",
+                "kms",
+                "TrentService.Sign",
+                json!({"KeyId": self.cloud.output("SigningKey"), "Message": "eA==", "SigningAlgorithm": "ECDSA_SHA_256"}),
+            ),
+            Attempt {
+                service: "lambda",
+                method: "POST",
+                path: "/2015-03-31/functions/highwater-decide-approval/invocations".into(),
+                body: "{}".into(),
+                ..Attempt::s3("call a function", "POST", String::new())
+            },
             Attempt::s3("hide its own backup", "DELETE", self.own("manifest.json")),
         ]
     }
@@ -152,11 +181,14 @@ fn i7_the_normal_way_works_under_enforcement_and_host_and_drill_can_do_nothing_e
 
     let host = cloud.role_of("i-0db00000000000000");
     assert_eq!(host.arn, "db-orders");
-    scene.allowed(&host, vec![
-        Attempt::s3("read its own manifest", "GET", scene.own("manifest.json")),
-        Attempt::put("write new data", scene.own("data-777")),
-        Attempt::s3("list its own cluster", "GET", format!("/{}?list-type=2&prefix=v1/orders/", scene.bucket)),
-    ]);
+    scene.allowed(
+        &host,
+        vec![
+            Attempt::s3("read its own manifest", "GET", scene.own("manifest.json")),
+            Attempt::put("write new data", scene.own("data-777")),
+            Attempt::s3("list its own cluster", "GET", format!("/{}?list-type=2&prefix=v1/orders/", scene.bucket)),
+        ],
+    );
     let mut forbidden = scene.forbidden_to_both();
     forbidden.push(Attempt::put("write a report", scene.at("v1/orders/drills/d1/report.json")));
     scene.denied(&host, forbidden);
@@ -167,11 +199,21 @@ fn i7_the_normal_way_works_under_enforcement_and_host_and_drill_can_do_nothing_e
     cloud.control("POST", "hosts", &order);
     wait_for("the instance", || (cloud.control("GET", "hosts/i-0dead0000000000d1", &json!({}))["state"] == "running").then_some(()));
     let drill = cloud.role_of("i-0dead0000000000d1");
-    scene.allowed(&drill, vec![
-        Attempt::s3("read data", "GET", scene.own("data-777")),
-        Attempt::put("write a report", scene.at("v1/orders/drills/d2/report.json")),
-    ]);
-    let mut forbidden: Vec<_> = scene.forbidden_to_both().into_iter().map(|attempt| Attempt { path: attempt.path.replace("/d1/", "/d3/").replace("-0001", "-0002").replace("data-001", "data-002").replace("/x", "/y"), ..attempt }).collect();
+    scene.allowed(
+        &drill,
+        vec![
+            Attempt::s3("read data", "GET", scene.own("data-777")),
+            Attempt::put("write a report", scene.at("v1/orders/drills/d2/report.json")),
+        ],
+    );
+    let mut forbidden: Vec<_> = scene
+        .forbidden_to_both()
+        .into_iter()
+        .map(|attempt| Attempt {
+            path: attempt.path.replace("/d1/", "/d3/").replace("-0001", "-0002").replace("data-001", "data-002").replace("/x", "/y"),
+            ..attempt
+        })
+        .collect();
     // What the host's round has hidden is there again under its version only.
     forbidden.retain(|attempt| attempt.what != "hide its own backup");
     forbidden.push(Attempt::put("write data", scene.own("data-778")));
@@ -179,6 +221,8 @@ fn i7_the_normal_way_works_under_enforcement_and_host_and_drill_can_do_nothing_e
     scene.denied(&drill, forbidden);
 
     // The task of another machine cannot be answered with a drill's role, even by whoever has its token.
-    let answer = |token: &str| Attempt::json("answer a task", "states", "AWSStepFunctions.SendTaskSuccess", json!({"taskToken": token, "output": "{}"}));
+    let answer = |token: &str| {
+        Attempt::json("answer a task", "states", "AWSStepFunctions.SendTaskSuccess", json!({"taskToken": token, "output": "{}"}))
+    };
     assert!(answer("nobody's").is_denied(cloud, &drill));
 }

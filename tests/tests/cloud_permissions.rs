@@ -105,7 +105,8 @@ impl Scene {
         self.drills_end();
 
         let (id, execution, certificate) = self.asked(ada);
-        let approved = self.call(bob, json!({"action": "approve", "cluster": "orders", "request_id": id, "certificate_sha256": certificate}));
+        let approved =
+            self.call(bob, json!({"action": "approve", "cluster": "orders", "request_id": id, "certificate_sha256": certificate}));
         assert_eq!(approved["state"], "approved", "{approved}");
         let ended = self.cloud.wait_execution(&execution);
         assert_eq!(ended["status"], "SUCCEEDED", "{ended}");
@@ -215,7 +216,8 @@ fn i7_every_permission_is_used_and_every_call_is_permitted() {
     assert_eq!(silent, [&"highwater-drill-billing"], "every role did something; billing has no host and so no drill");
     let refused: Vec<_> = needed.iter().filter(|n| !grants.iter().any(|grant| grant.allows(n))).collect();
     assert!(refused.is_empty(), "called, and not granted: {refused:#?}");
-    let unused: Vec<_> = grants.iter().filter(|grant| grant.role != "highwater-drill-billing").flat_map(|grant| unused(grant, &needed)).collect();
+    let unused: Vec<_> =
+        grants.iter().filter(|grant| grant.role != "highwater-drill-billing").flat_map(|grant| unused(grant, &needed)).collect();
     assert!(unused.is_empty(), "granted, and not used by anything: {unused:#?}");
     for (roles, action, _, test) in USED_ELSEWHERE {
         let granted = |role: &&&str| grants.iter().any(|grant| grant.role == ***role && grant.actions.iter().any(|a| a == action));

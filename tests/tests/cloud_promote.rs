@@ -9,7 +9,7 @@ use highwater_core::plan::Target;
 use highwater_core::planner::plan_restore;
 use highwater_core::{ClusterId, Document, Sha256};
 use highwater_tests::{Cloud, CloudHost, MariaDb, Person, block_on, config, leave_proof, wait_for, wait_for_within};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -346,7 +346,12 @@ fn an_approval_that_was_forged_stolen_or_replayed_promotes_nothing() {
     let good = scene.asked_by(&ada);
     assert_eq!(scene.cloud.replay(&scene.cloud.overheard(&bob, &vote_for(&good))), 200);
     assert_eq!(scene.request(&good)["request"]["state"]["name"], "approved");
-    let elsewhere = |drill: &Value, execution: &str| Asked { drill: drill.clone(), execution: execution.into(), id: good.id.clone(), certificate: String::new() };
+    let elsewhere = |drill: &Value, execution: &str| Asked {
+        drill: drill.clone(),
+        execution: execution.into(),
+        id: good.id.clone(),
+        certificate: String::new(),
+    };
     refused(scene.promote(&elsewhere(&good.drill, &format!("{EXECUTION}mine"))), "belongs to");
     refused(scene.promote(&elsewhere(&scene.drill().0, &good.execution)), "approved the certificate");
     scene.untouched(&host);

@@ -64,11 +64,14 @@ impl Watch {
 
 fn look(seen: &mut Seen) {
     seen.looks += 1;
-    for entry in std::fs::read_dir("/proc").unwrap().flatten().filter(|e| e.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit())) {
+    for entry in
+        std::fs::read_dir("/proc").unwrap().flatten().filter(|e| e.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()))
+    {
         let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let program = String::from_utf8_lossy(arguments.split(|b| *b == 0).next().unwrap_or_default()).into_owned();
         let name = program.rsplit('/').next().unwrap_or_default().to_owned();
-        for (what, bytes) in [("arguments", &arguments), ("environment", &std::fs::read(entry.path().join("environ")).unwrap_or_default())] {
+        for (what, bytes) in [("arguments", &arguments), ("environment", &std::fs::read(entry.path().join("environ")).unwrap_or_default())]
+        {
             if has_canary(bytes) {
                 seen.canaries.insert(format!("{what} of {name}"));
             }
@@ -173,7 +176,8 @@ fn i7_no_secret_is_in_any_process_log_record_or_object() {
 }
 
 fn everything_that_others_can_read(cloud: &Cloud, search: &mut Search) {
-    let aws = |service: &str, target: &str, request: Value| cloud.aws(service, target, &request).unwrap_or_else(|e| panic!("{target}: {e:?}"));
+    let aws =
+        |service: &str, target: &str, request: Value| cloud.aws(service, target, &request).unwrap_or_else(|e| panic!("{target}: {e:?}"));
     for group in aws("logs", "Logs_20140328.DescribeLogGroups", json!({}))["logGroups"].as_array().unwrap() {
         let name = group["logGroupName"].as_str().unwrap();
         search.json("functions' logs", name, &aws("logs", "Logs_20140328.FilterLogEvents", json!({"logGroupName": name})));
@@ -221,7 +225,10 @@ fn objects(cloud: &Cloud, search: &mut Search) {
             let options = FetchOptions { downloads: 2, threads: 2 };
             let written = block_on(fetch(&bucket, step, &into, options, Progress::begin("take apart", None), &cancel));
             assert!(written.unwrap_or_else(|e| panic!("{}", e.chain())) > 0);
-            assert!(["xtrabackup_info", "mariadb_backup_info"].iter().any(|name| into.join(name).exists()), "a stream holds its tool's info");
+            assert!(
+                ["xtrabackup_info", "mariadb_backup_info"].iter().any(|name| into.join(name).exists()),
+                "a stream holds its tool's info"
+            );
             search.files("files in backups' streams", &into);
             std::fs::remove_dir_all(&into).unwrap();
         }
@@ -248,5 +255,8 @@ fn the_search_finds_what_is_there(defaults: &Path, db: &MariaDb) {
         child.wait().unwrap();
     }
     let seen = watch.end();
-    assert!(seen.canaries.iter().any(|c| c.starts_with("environment of")) && seen.canaries.iter().any(|c| c.starts_with("arguments of")), "{seen:?}");
+    assert!(
+        seen.canaries.iter().any(|c| c.starts_with("environment of")) && seen.canaries.iter().any(|c| c.starts_with("arguments of")),
+        "{seen:?}"
+    );
 }

@@ -79,7 +79,8 @@ const NO_PROMISE: &[&str] = &["**The limit.**", "**Not stopped:**"];
 /// the first heading of the second level tells what the document is.
 fn promises_without_a_test(document: &str) -> Vec<String> {
     let body = document.split_once("\n## ").map_or("", |(_, body)| body);
-    let blocks: Vec<String> = body.split("\n\n").map(|block| block.lines().filter(|l| !l.starts_with('#')).collect::<Vec<_>>().join("\n")).collect();
+    let blocks: Vec<String> =
+        body.split("\n\n").map(|block| block.lines().filter(|l| !l.starts_with('#')).collect::<Vec<_>>().join("\n")).collect();
     let blocks: Vec<&str> = blocks.iter().map(|block| block.trim()).filter(|block| !block.is_empty()).collect();
     let mut found = Vec::new();
     for (index, block) in blocks.iter().enumerate() {

@@ -152,7 +152,8 @@ fn no_path_in_a_stream_leaves_the_directory_it_is_restored_to() {
     let absolute = pen.join("victims/planted").to_str().unwrap().to_owned();
     let up = |levels: usize| "../".repeat(levels);
     // From data/ it is two levels up to the pen.
-    let mut paths = vec![absolute.clone(), format!("{}victims/planted", up(2)), format!("db/../{}victims/planted", up(2)), "..".into(), ".".into()];
+    let mut paths =
+        vec![absolute.clone(), format!("{}victims/planted", up(2)), format!("db/../{}victims/planted", up(2)), "..".into(), ".".into()];
     paths.extend(["", "/", "db/", "db//t", "./t", "db/.", "db/..", "t\0", "\0", "/dev/null", "/proc/self/mem"].map(str::to_owned));
     paths.extend(["a".repeat(256), "a".repeat(512), "a/".repeat(255), "\u{202e}\n\t".into()]);
     let mut streams: Vec<(String, Vec<Frame>)> = Vec::new();
@@ -187,19 +188,36 @@ fn what_a_backup_says_of_its_size_is_not_believed_and_costs_no_memory() {
     let scene = Scene::new();
     let small = || stream(|w| w.payload("t", 0, b"x").and_then(|()| w.end("t")));
     let far = |offset: u64| stream(|w| w.payload("t", offset, b"x").and_then(|()| w.end("t")));
-    let hole = |file: &str| stream(|w| w.sparse(file, 0, &[(u32::MAX, 0), (u32::MAX, 0), (u32::MAX, 0), (0, 1)], b"x").and_then(|()| w.end(file)));
+    let hole =
+        |file: &str| stream(|w| w.sparse(file, 0, &[(u32::MAX, 0), (u32::MAX, 0), (u32::MAX, 0), (0, 1)], b"x").and_then(|()| w.end(file)));
     let lies: Vec<(&str, Failure, PlanFile)> = vec![
         ("a frame of 8 GiB said to have 1,000 bytes", Failure::Damaged, scene.plant(&[(bomb(8 * GIB, 8 * GIB), 1000)], |_| {})),
         ("a frame said in its header to have an exabyte", Failure::Damaged, scene.plant(&[(bomb(1 << 60, 1 << 20), 1000)], |_| {})),
-        ("a table that says 4 GiB of a frame", Failure::Damaged, scene.plant(&[(bomb(8 * GIB, 8 * GIB), u32::MAX)], |m| (m.objects[0].raw_bytes, m.raw_bytes) = (1000, 1000))),
+        (
+            "a table that says 4 GiB of a frame",
+            Failure::Damaged,
+            scene.plant(&[(bomb(8 * GIB, 8 * GIB), u32::MAX)], |m| (m.objects[0].raw_bytes, m.raw_bytes) = (1000, 1000)),
+        ),
         ("a frame that holds nothing but zeroes", Failure::Damaged, scene.plant(&[(bomb(1 << 25, 1 << 25), 1 << 25)], |_| {})),
         ("a manifest that counts four billion frames", Failure::Damaged, scene.plant(&small(), |m| m.objects[0].frames = u32::MAX)),
-        ("a manifest whose object is an exabyte", Failure::Damaged, scene.plant(&small(), |m| {
-            let more = (1 << 60) - m.objects[0].size;
-            (m.objects[0].size, m.objects[0].table_offset, m.stored_bytes) = (1 << 60, m.objects[0].table_offset + more, 1 << 60);
-        })),
-        ("a manifest that restores to an exabyte", Failure::Resources, scene.plant(&small(), |m| (m.objects[0].raw_bytes, m.raw_bytes) = (1 << 60, 1 << 60))),
-        ("a manifest that restores to more than there are numbers", Failure::Resources, scene.plant(&small(), |m| (m.objects[0].raw_bytes, m.raw_bytes) = (u64::MAX, u64::MAX))),
+        (
+            "a manifest whose object is an exabyte",
+            Failure::Damaged,
+            scene.plant(&small(), |m| {
+                let more = (1 << 60) - m.objects[0].size;
+                (m.objects[0].size, m.objects[0].table_offset, m.stored_bytes) = (1 << 60, m.objects[0].table_offset + more, 1 << 60);
+            }),
+        ),
+        (
+            "a manifest that restores to an exabyte",
+            Failure::Resources,
+            scene.plant(&small(), |m| (m.objects[0].raw_bytes, m.raw_bytes) = (1 << 60, 1 << 60)),
+        ),
+        (
+            "a manifest that restores to more than there are numbers",
+            Failure::Resources,
+            scene.plant(&small(), |m| (m.objects[0].raw_bytes, m.raw_bytes) = (u64::MAX, u64::MAX)),
+        ),
         ("an inventory of 8 GiB", Failure::Damaged, scene.plant_with(&small(), &bomb(8 * GIB, 8 * GIB), |_| {})),
         ("an inventory of nested lists", Failure::Damaged, scene.plant_with(&small(), &framed("[".repeat(1 << 20).as_bytes()).0, |_| {})),
         ("an inventory said to have an exabyte", Failure::Damaged, scene.plant(&small(), |m| m.inventory.object.size = 1 << 60)),
@@ -244,7 +262,21 @@ fn documents_without_an_end_or_a_bottom_are_refused_in_bounded_memory() {
 fn hostile_names_and_values_are_refused_before_anything_is_done() {
     let (db, s3) = (MariaDb::start(), S3::start());
     let long = "a".repeat(1 << 16);
-    let names = ["", "-rf", "../billing", "orders/../billing", "orders;reboot", "$(reboot)", "`reboot`", "orders\nbilling", "ORDERS", "órders", "orders ", "a*", &long];
+    let names = [
+        "",
+        "-rf",
+        "../billing",
+        "orders/../billing",
+        "orders;reboot",
+        "$(reboot)",
+        "`reboot`",
+        "orders\nbilling",
+        "ORDERS",
+        "órders",
+        "orders ",
+        "a*",
+        &long,
+    ];
     for name in names {
         let mut host = Host::new(&db, &s3);
         host.set("", "cluster", format!("{name:?}"));
@@ -254,7 +286,13 @@ fn hostile_names_and_values_are_refused_before_anything_is_done() {
         let output = host.cli(&["list", "--bucket", "backups", &format!("--cluster={name}")]);
         assert!(!output.status.success() && !output.log.is_empty(), "{name:?}: {output}");
     }
-    let values = [("server", "socket", "\"/tmp/a\\u0000b\""), ("backup", "compression_level", "99999999999999999999"), ("backup", "uploads", "-1"), ("drill", "statement_timeout_s", "1e400"), ("", "state_dir", "[]")];
+    let values = [
+        ("server", "socket", "\"/tmp/a\\u0000b\""),
+        ("backup", "compression_level", "99999999999999999999"),
+        ("backup", "uploads", "-1"),
+        ("drill", "statement_timeout_s", "1e400"),
+        ("", "state_dir", "[]"),
+    ];
     for (table, key, value) in values {
         let mut host = Host::new(&db, &s3);
         host.set(table, key, value);
@@ -267,7 +305,26 @@ fn hostile_names_and_values_are_refused_before_anything_is_done() {
 #[test]
 fn events_of_megabytes_and_without_a_bottom_are_answered_in_bounded_memory() {
     let s3 = S3::start();
-    let variables = ["BUCKET", "TABLE", "DEPLOYMENT", "CLUSTERS", "BACKUP_DOCUMENT", "PROMOTE_DOCUMENT", "DRILL_MACHINE", "PROMOTION_MACHINE", "SIGNING_KEY", "TOPIC", "LAUNCH_TEMPLATE", "SUBNETS", "ROOT_DEVICE", "VOLUME_KEY", "FINISH_BACKUP", "FINISH_PROMOTE", "APPROVAL_HOURS", "APPROVAL_URL"];
+    let variables = [
+        "BUCKET",
+        "TABLE",
+        "DEPLOYMENT",
+        "CLUSTERS",
+        "BACKUP_DOCUMENT",
+        "PROMOTE_DOCUMENT",
+        "DRILL_MACHINE",
+        "PROMOTION_MACHINE",
+        "SIGNING_KEY",
+        "TOPIC",
+        "LAUNCH_TEMPLATE",
+        "SUBNETS",
+        "ROOT_DEVICE",
+        "VOLUME_KEY",
+        "FINISH_BACKUP",
+        "FINISH_PROMOTE",
+        "APPROVAL_HOURS",
+        "APPROVAL_URL",
+    ];
     let variables: Vec<(String, &str)> = variables.iter().map(|name| (format!("HIGHWATER_{name}"), "24")).collect();
     let env: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     // The largest event that Lambda takes.
@@ -275,14 +332,30 @@ fn events_of_megabytes_and_without_a_bottom_are_answered_in_bounded_memory() {
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let text = |bytes: usize| json!("orders".repeat(bytes / 6));
     let wide = |n: usize| json!(vec![0; n]);
-    for name in ["start-backup", "finish-backup", "plan-restore", "launch-drill", "record-drill", "request-approval", "decide-approval", "promote", "finish-promote", "prune"] {
+    for name in [
+        "start-backup",
+        "finish-backup",
+        "plan-restore",
+        "launch-drill",
+        "record-drill",
+        "request-approval",
+        "decide-approval",
+        "promote",
+        "finish-promote",
+        "prune",
+    ] {
         let function = Function::start(name, &env, &s3);
-        let url = |body: Value| json!({"version": "2.0", "body": body, "requestContext": {"authorizer": {"iam": {
-            "userArn": "arn:aws:iam::000000000000:user/ada", "userId": "AIDAEXAMPLE", "callerId": "AIDAEXAMPLE", "accountId": "000000000000"}}}});
+        let url = |body: Value| {
+            json!({"version": "2.0", "body": body, "requestContext": {"authorizer": {"iam": {
+            "userArn": "arn:aws:iam::000000000000:user/ada", "userId": "AIDAEXAMPLE", "callerId": "AIDAEXAMPLE", "accountId": "000000000000"}}}})
+        };
         let events: Vec<(&str, String)> = vec![
             ("a name of megabytes", json!({"cluster": text(LARGEST - 100)}).to_string()),
             ("a list of megabytes", json!({"cluster": "orders", "drill": wide(LARGEST / 2 - 100)}).to_string()),
-            ("a map of megabytes", format!("{{{}\"cluster\":\"orders\"}}", (0..400_000).map(|i| format!("\"k{i}\":0,")).collect::<String>())),
+            (
+                "a map of megabytes",
+                format!("{{{}\"cluster\":\"orders\"}}", (0..400_000).map(|i| format!("\"k{i}\":0,")).collect::<String>()),
+            ),
             ("a body of megabytes", url(text(LARGEST - 1000)).to_string()),
             ("a body without a bottom", url(json!(deep)).to_string()),
             ("no bottom", format!("{{\"cluster\":{deep}}}")),
@@ -294,12 +367,16 @@ fn events_of_megabytes_and_without_a_bottom_are_answered_in_bounded_memory() {
             assert!(event.len() <= LARGEST, "{what}: {}", event.len());
             match function.send(event) {
                 Err(error) => {
-                    let (kind, message) = (error["errorType"].as_str().unwrap_or_default(), error["errorMessage"].as_str().unwrap_or_default());
+                    let (kind, message) =
+                        (error["errorType"].as_str().unwrap_or_default(), error["errorMessage"].as_str().unwrap_or_default());
                     assert!(matches!(kind, "BadInput" | "Permanent") || message.contains("recursion"), "{name}: {what}: {error}");
                     assert!(error.to_string().len() < 4000, "{name}: {what}: an error of {} bytes", error.to_string().len());
                 }
                 // The URL's function answers with a status, whatever came.
-                Ok(answer) => assert!(name == "decide-approval" && matches!(answer["statusCode"].as_u64(), Some(400..=403)), "{name}: {what}: {answer}"),
+                Ok(answer) => assert!(
+                    name == "decide-approval" && matches!(answer["statusCode"].as_u64(), Some(400..=403)),
+                    "{name}: {what}: {answer}"
+                ),
             }
         }
         let peak = function.peak_kib();

@@ -31,7 +31,9 @@ pub struct Needed {
 impl Grant {
     /// Whether it allows this action of this role. Conditions are not looked at.
     pub fn allows(&self, needed: &Needed) -> bool {
-        self.role == needed.role && self.actions.contains(&needed.action) && self.resources.iter().any(|pattern| like(pattern, &needed.resource))
+        self.role == needed.role
+            && self.actions.contains(&needed.action)
+            && self.resources.iter().any(|pattern| like(pattern, &needed.resource))
     }
 }
 
@@ -47,11 +49,12 @@ impl Cloud {
             let answer = self.query("iam", "GetRolePolicy", &[("RoleName", role), ("PolicyName", &name)]);
             elements(&answer, "PolicyDocument").remove(0)
         });
-        let attached = elements(&self.query("iam", "ListAttachedRolePolicies", &[("RoleName", role)]), "PolicyArn").into_iter().map(|arn| {
-            let version = elements(&self.query("iam", "GetPolicy", &[("PolicyArn", &arn)]), "DefaultVersionId").remove(0);
-            let answer = self.query("iam", "GetPolicyVersion", &[("PolicyArn", &arn), ("VersionId", &version)]);
-            elements(&answer, "Document").remove(0)
-        });
+        let attached =
+            elements(&self.query("iam", "ListAttachedRolePolicies", &[("RoleName", role)]), "PolicyArn").into_iter().map(|arn| {
+                let version = elements(&self.query("iam", "GetPolicy", &[("PolicyArn", &arn)]), "DefaultVersionId").remove(0);
+                let answer = self.query("iam", "GetPolicyVersion", &[("PolicyArn", &arn), ("VersionId", &version)]);
+                elements(&answer, "Document").remove(0)
+            });
         inline.chain(attached).map(|text| serde_json::from_str(&decoded(&text)).unwrap_or_else(|e| panic!("{role}: {e}: {text}"))).collect()
     }
 
@@ -105,7 +108,9 @@ fn like(pattern: &str, text: &str) -> bool {
 
 /// XML's entities, then the URL's escapes: IAM sends documents with both.
 fn decoded(text: &str) -> String {
-    let text = [("&quot;", "\""), ("&#34;", "\""), ("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")].iter().fold(text.to_owned(), |t, (from, to)| t.replace(from, to));
+    let text = [("&quot;", "\""), ("&#34;", "\""), ("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")]
+        .iter()
+        .fold(text.to_owned(), |t, (from, to)| t.replace(from, to));
     if text.starts_with('{') {
         return text;
     }

@@ -127,9 +127,12 @@ impl Cloud {
 
     /// What whoever is on an instance can call as: the session of its role, from its metadata service.
     pub fn role_of(&self, instance: &str) -> Person {
-        let metadata = self.control("GET", &format!("hosts/{instance}"), &json!({}))["metadata-url"].as_str().expect("a metadata service").to_owned();
+        let metadata =
+            self.control("GET", &format!("hosts/{instance}"), &json!({}))["metadata-url"].as_str().expect("a metadata service").to_owned();
         let get = |method: &str, path: &str, header: &str| {
-            run(Command::new("curl").args(["--silent", "--fail", "--request", method, "--header", header]).arg(format!("{metadata}/latest/{path}")))
+            run(Command::new("curl")
+                .args(["--silent", "--fail", "--request", method, "--header", header])
+                .arg(format!("{metadata}/latest/{path}")))
         };
         let token = format!("X-aws-ec2-metadata-token: {}", get("PUT", "api/token", "X-aws-ec2-metadata-token-ttl-seconds: 60"));
         let credentials = "meta-data/iam/security-credentials/";
