@@ -63,6 +63,28 @@ def test_bucket_knows_tls_the_role_and_whether_a_write_may_overwrite(enforcing):
     assert denied(host.delete_object, Bucket="shelf", Key="a") and not denied(prune.delete_object, Bucket="shelf", Key="a")
 
 
+def test_absent_object_is_forbidden_to_whom_may_list_a_prefix_only(enforcing):
+    read = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"{BUCKET}/*"}
+    listing = {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": BUCKET}
+    by_prefix = role(enforcing, "prefixed", [read, {**listing, "Condition": {"StringLike": {"s3:prefix": "p/*"}}}])("s3")
+    whole = role(enforcing, "librarian", [read, listing])("s3")
+    assert by_prefix.list_objects_v2(Bucket="shelf", Prefix="p/none")["KeyCount"] == 0
+    for client, status in ((by_prefix, 403), (whole, 404)):
+        for call in (client.head_object, client.get_object):
+            with pytest.raises(ClientError) as refused:
+                call(Bucket="shelf", Key="p/none")
+            assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
+
+
+def test_variable_in_a_resource_is_the_callers_own_value(enforcing):
+    own = [{"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"{BUCKET}/${{aws:PrincipalTag/team}}/*"}]
+    reader = role(enforcing, "tagged", own)("s3")
+    enforcing.client("s3").put_object(Bucket="shelf", Key="ours/a", Body=b"x")
+    assert denied(reader.get_object, Bucket="shelf", Key="ours/a")
+    enforcing.client("iam").tag_role(RoleName="tagged", Tags=[{"Key": "team", "Value": "ours"}])
+    assert not denied(reader.get_object, Bucket="shelf", Key="ours/a")
+
+
 def test_command_is_judged_by_its_document_and_its_instances_tags(enforcing):
     instance = enforcing.instance(TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "team", "Value": "ours"}]}])
     other = enforcing.instance()

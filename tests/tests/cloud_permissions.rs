@@ -139,6 +139,10 @@ impl Scene {
         });
         cloud.no_faults();
 
+        // SSM refuses the command: the lease is given back at once.
+        cloud.fault(json!({"on": "ssm:SendCommand", "effect": "fail", "error": "InvalidInstanceId", "times": 1}));
+        assert_eq!(self.turn()["state"], "failed");
+
         // The host fails: people are told.
         let helper = host.directory().join("bin/highwater-host");
         let whole = std::fs::read_to_string(&helper).unwrap();
@@ -160,10 +164,6 @@ impl Scene {
         helpers("broken");
         assert_eq!(cloud.execute("drill", &json!({"cluster": "orders"}))["status"], "FAILED");
         helpers("hang");
-        let instance = || {
-            self.drills_end();
-            wait_for("an instance", || cloud.drill_instances().pop())["instance-id"].as_str().unwrap().to_owned()
-        };
         let drill = cloud.start_execution("drill", &json!({"cluster": "orders"}));
         let dying = wait_for("an instance", || cloud.drill_instances().pop())["instance-id"].as_str().unwrap().to_owned();
         cloud.control("POST", &format!("hosts/{dying}/shutdown"), &json!({"minutes": 0}));
@@ -175,9 +175,15 @@ impl Scene {
             wait_for("an instance", || cloud.drill_instances().pop());
             cloud.stop_execution(&execution);
         }
-        let _ = instance;
         self.drills_end();
         helpers("image");
+
+        // An approved promotion's command is refused.
+        let (id, execution, certificate) = self.asked(ada);
+        cloud.fault(json!({"on": "ssm:SendCommand", "effect": "fail", "error": "InvalidInstanceId"}));
+        self.call(bob, json!({"action": "approve", "cluster": "orders", "request_id": id, "certificate_sha256": certificate}));
+        assert_eq!(cloud.wait_execution(&execution)["status"], "FAILED");
+        cloud.no_faults();
 
         // One request is superseded by the next, which is denied.
         let (_, first, _) = self.asked(ada);

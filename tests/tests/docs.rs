@@ -78,7 +78,7 @@ const NO_PROMISE: &[&str] = &["**The limit.**", "**Not stopped:**"];
 /// it. A table none of whose rows names a test is held by those that the paragraph before or after it names. What stands before
 /// the first heading of the second level tells what the document is.
 fn promises_without_a_test(document: &str) -> Vec<String> {
-    let body = document.split_once("\n## ").map_or("", |(_, body)| body);
+    let body = document.find("\n## ").map_or("", |at| &document[at..]);
     let blocks: Vec<String> =
         body.split("\n\n").map(|block| block.lines().filter(|l| !l.starts_with('#')).collect::<Vec<_>>().join("\n")).collect();
     let blocks: Vec<&str> = blocks.iter().map(|block| block.trim()).filter(|block| !block.is_empty()).collect();

@@ -279,10 +279,13 @@ impl Bucket {
 
     /// What S3 says of an object, with its checksum.
     ///
+    /// An absent object S3 calls forbidden, unless the caller may list the bucket whatever the prefix. Ours may list their prefixes
+    /// only, so they ask the listing, which knows its prefix.
+    ///
     /// # Errors
     /// `NotFound`, `AccessDenied`, `Unavailable`.
     pub async fn head(&self, key: &str, version_id: Option<&str>) -> Result<Head, StoreError> {
-        let answer = self
+        let sent = self
             .client
             .head_object()
             .bucket(&self.name)
@@ -290,9 +293,21 @@ impl Bucket {
             .set_version_id(version_id.map(str::to_owned))
             .checksum_mode(ChecksumMode::Enabled)
             .send()
-            .await
-            .map_err(|e| self.sdk_error("head", key, e))?;
-        Ok(head_of(&answer))
+            .await;
+        match sent.map_err(|e| self.sdk_error("head", key, e)) {
+            Ok(answer) => Ok(head_of(&answer)),
+            Err(error) if error.kind == StoreErrorKind::AccessDenied && version_id.is_none() && self.is_absent(key).await => {
+                Err(self.error("head", key, StoreErrorKind::NotFound, None))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the listing says that there is no such object; false when it says nothing.
+    async fn is_absent(&self, key: &str) -> bool {
+        let listed = self.client.list_objects_v2().bucket(&self.name).prefix(key).max_keys(1).send().await;
+        // A longer key sorts after this one.
+        listed.is_ok_and(|page| page.contents().first().and_then(|object| object.key()) != Some(key))
     }
 
     /// Creates a small object; never overwrites. When the key is taken by the very same bytes (a repeated

@@ -106,6 +106,13 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
     resources: keys.map((key) => names.objects(key)),
   });
   const create = (keys: string, why: string): Grant => ({ sid: "CreateObjects", why: `${why} The bucket's policy refuses to overwrite.`, actions: ["s3:PutObject"], resources: [names.objects(keys)] });
+  const tellAbsent = (keys: string, why: string): Grant => ({
+    sid: "TellAbsent",
+    why: `${why} Of an absent object S3 says 403 to whom may not list.`,
+    actions: ["s3:ListBucket"],
+    resources: [names.bucketArn],
+    conditions: { StringLike: { "s3:prefix": keys } },
+  });
   const s3Key = (write: boolean) =>
     keyGrant("UseDataKeyInS3", "Objects are encrypted.", storage.dataKey.keyArn, "s3", write ? ["kms:Decrypt", "kms:GenerateDataKey"] : ["kms:Decrypt"]);
   const notify = (why: string): Grant[] => [
@@ -174,7 +181,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
         commandResult,
         findCommands,
         read(["v1/*"], "The manifest, and each object's size and checksum."),
-        { sid: "FindManifest", why: "Whether a manifest is there: of an absent object S3 says 403 to whom may not list.", actions: ["s3:ListBucket"], resources: [names.bucketArn], conditions: { StringLike: { "s3:prefix": "v1/*" } } },
+        tellAbsent("v1/*", "Whether a manifest is there."),
         s3Key(false),
         {
           sid: "ExtendLocks",
@@ -232,6 +239,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
         cluster,
         catalog("Restore points, and the drill's record.", [...READ, ...WRITE]),
         read(["v1/*"], "The manifests and objects of the plan, and a plan that a lost reply hid."),
+        tellAbsent("v1/*", "Whether an object of the plan is there, or an earlier try's plan."),
         create(DRILLS, "The plan."),
         s3Key(true),
       ],
@@ -249,6 +257,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
         cluster,
         catalog("The drill's record: intent before the launch, the instance after it.", ["dynamodb:GetItem", "dynamodb:PutItem"]),
         read([DRILLS], "The plan, for the size of the volume; files that a lost reply hid."),
+        tellAbsent(DRILLS, "Whether an earlier try gave its token away."),
         create(DRILLS, "The helper's configuration and the task's token, for the instance."),
         s3Key(true),
         ...launch(config, names, hosts, storage),
@@ -261,6 +270,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       grants: [
         catalog("The drill's result.", [...READ, ...WRITE]),
         read([DRILLS], "The plan and the report."),
+        tellAbsent(DRILLS, "Whether there is a report."),
         create(DRILLS, "The certificate and its signature."),
         s3Key(true),
         { ...verify, why: "A signature that a lost reply hid." },

@@ -55,16 +55,16 @@ function readCluster(names: Names, cluster: string): Grant[] {
   ];
 }
 
-const createAt = (names: Names, keys: string[], why: string): Grant => ({
+const createAt = (names: Names, keys: string[], why: string, more: string[] = []): Grant => ({
   sid: "CreateObjects",
   why: `${why} The bucket's policy refuses to overwrite.`,
-  actions: ["s3:PutObject", "s3:AbortMultipartUpload"],
+  actions: ["s3:PutObject", ...more],
   resources: keys.map((each) => names.objects(each)),
 });
 
 function hostGrants(names: Names, storage: Storage, helper: Helper, cluster: string): Grant[] {
   return [
-    createAt(names, [`v1/${cluster}/${INCARNATION}/*`, `v1/${cluster}/doctor/*`], `Backups of ${cluster}, and the object by which doctor tries the bucket.`),
+    createAt(names, [`v1/${cluster}/${INCARNATION}/*`, `v1/${cluster}/doctor/*`], `Backups of ${cluster}, and the object by which doctor tries the bucket.`, ["s3:AbortMultipartUpload"]),
     ...readCluster(names, cluster),
     keyGrant("UseDataKeyInS3", "Backups are encrypted; completing a multipart upload decrypts.", storage.dataKey.keyArn, "s3", ["kms:GenerateDataKey", "kms:Decrypt"]),
     { sid: "FetchHelper", why: "The helper of the deployed release, to install.", actions: ["s3:GetObject"], resources: [helper.objectArn] },

@@ -3,10 +3,15 @@
 - every connection counts as TLS 1.3: the emulator speaks plain HTTP, and the bucket refuses that
 - aws:PrincipalArn of a session is its role's ARN
 - S3's keys of a write: s3:if-none-match, s3:ObjectCreationOperation, the KMS key
+- an absent object is forbidden to whom may not list the bucket whatever the prefix
+- policy variables (${aws:PrincipalTag/…}) in resources
 - SendCommand, GetParametersByPath, SendTask…, RunInstances and TerminateInstances are judged on every resource that they touch (calls.py knows them), with the
   resources' tags and, for a launch, what the launch template and the request say
 """
 
+
+import re
+from dataclasses import replace as changed
 
 from . import calls, replace
 
@@ -15,11 +20,14 @@ ON_EACH_RESOURCE = ("ssm:SendCommand", "ssm:GetParametersByPath", "states:SendTa
 
 
 def install() -> None:
+    from ministack import app
     from ministack.core import iam_actions, iam_evaluator
 
     replace(iam_evaluator, "_resolve_condition_key", _condition_key)
     replace(iam_actions, "s3_service_context", _keys_of_a_write)
     replace(iam_evaluator, "enforce", _on_each_resource)
+    replace(iam_evaluator, "_first_match", _with_variables)
+    replace(app, "_dispatch_service_request", _absent_or_forbidden)
 
 
 def _condition_key(resolve):
@@ -35,6 +43,45 @@ def _condition_key(resolve):
         return resolve(key, ctx)
 
     return resolve_condition_key
+
+
+def _with_variables(first_match):
+    """A variable without a value matches nothing."""
+
+    def fill(patterns: list[str], ctx) -> list[str]:
+        from ministack.core import iam_evaluator
+
+        def value(variable):
+            found = iam_evaluator._resolve_condition_key(variable[1], ctx)
+            return found if isinstance(found, str) else "\0"
+
+        return [re.sub(r"\$\{([^}]+)\}", value, pattern) for pattern in patterns]
+
+    def match(ctx, statements, effect):
+        filled = [changed(each, resources=fill(each.resources, ctx), not_resources=fill(each.not_resources, ctx)) for each in statements]
+        return first_match(ctx, filled, effect)
+
+    return match
+
+
+def _absent_or_forbidden(dispatch):
+    async def dispatch_service_request(method, path, headers, body, query_params, request_id):
+        from ministack import app
+        from ministack.core import iam_evaluator
+        from ministack.core.router import extract_access_key_id, extract_region
+
+        reply = await dispatch(method, path, headers, body, query_params, request_id)
+        reads = [arn for action, arns in calls.asked() if action in ("s3:GetObject", "s3:GetObjectVersion") for arn in arns]
+        if not app.AUTH or reply[0] != 404 or not reads:
+            return reply
+        denied = iam_evaluator.enforce(extract_access_key_id(headers, query_params), "s3:ListBucket", "s3",
+                                       extract_region(headers, query_params), resource_arn=reads[0].split("/", 1)[0])
+        if not denied:
+            return reply
+        error = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        return 403, {"Content-Type": "application/xml", "x-amzn-requestid": request_id}, b"" if method == "HEAD" else error
+
+    return dispatch_service_request
 
 
 def _keys_of_a_write(of_a_request):
