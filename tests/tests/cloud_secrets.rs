@@ -9,7 +9,10 @@ use highwater_host::stream::{FetchOptions, fetch, load_inventory};
 use highwater_tests::{Cloud, Load, MariaDb, block_on, config, wait_for, wait_for_within};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -112,14 +115,13 @@ impl Search {
 }
 
 /// A server with a secret among its settings, and the 0600 file with the password of the user that the helper is.
-fn server() -> (MariaDb, std::path::PathBuf) {
+fn server() -> (MariaDb, PathBuf) {
     let db = MariaDb::start_with(&[&format!("report-password={SETTING}")]);
     Load::fill(&db, 100);
     db.run(&format!("CREATE USER keeper@localhost IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON *.* TO keeper@localhost"));
-    let path = db.root_defaults();
-    let text = std::fs::read_to_string(&path).unwrap();
-    let user = text.lines().find(|line| line.starts_with("user=")).unwrap().to_owned();
-    std::fs::write(&path, text.replace(&user, &format!("user=keeper\npassword={PASSWORD}"))).unwrap();
+    let path = db.scratch().join("keeper.cnf");
+    let text = format!("[client]\nuser=keeper\npassword={PASSWORD}\nsocket={}\n", db.socket().display());
+    File::options().create_new(true).write(true).mode(0o600).open(&path).unwrap().write_all(text.as_bytes()).unwrap();
     (db, path)
 }
 
