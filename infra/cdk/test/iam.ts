@@ -51,7 +51,6 @@ const OPERATORS: Record<string, Operator> = {
   ArnEquals: positive((value, one) => glob(one, value)),
   ArnNotEquals: negative((value, one) => glob(one, value)),
   StringNotEquals: negative(same),
-  StringNotEqualsIfExists: (value, accepted) => value !== undefined && !accepted.includes(value),
   Null: (value, accepted) => accepted.includes(String(value === undefined)),
   NumericLessThan: positive((value, one) => Number(value) < Number(one)),
 };
