@@ -466,7 +466,7 @@ fn promote(scene: &Scene, [ada, bob]: &[Person; 2]) {
             scene.vote(ada, &asked, "approve");
             scene.vote(bob, &asked, "approve");
             let key = format!("v1/orders/promotions/{}/approval.json", asked.id);
-            let sha256 = Sha256::of(scene.cloud.object(&key));
+            let sha256 = Sha256::of(&scene.cloud.object(&key));
             let approval = json!({"uri": format!("s3://{}/{key}", scene.cloud.output("Bucket")), "sha256": sha256});
             let event = json!({"drill": drill, "approval": approval, "execution": asked.execution, "token": "token-1"});
             arm();
@@ -482,7 +482,7 @@ fn promote(scene: &Scene, [ada, bob]: &[Person; 2]) {
             let before = scene.backups().pop().unwrap();
             let full = scene.turn(&|| {});
             assert!(full["incarnation"] != before["incarnation"] && full["backup_id"].as_str().unwrap().contains("-full-"), "{full}");
-            remove_old_data(scene.db);
+            remove_old_data(&scene.db);
         });
     }
     torture.end();
@@ -515,7 +515,7 @@ fn i6_prune_killed_between_any_two_calls_deletes_what_it_began_and_nothing_else(
         let full = next(None);
         let incremental = next(Some(&full));
         block_on(async {
-            let compared = compare(&catalog, &bucket, &orders(), Timestamp::now()).await.unwrap();
+            let compared = compare(&catalog, &bucket, &orders(), None, Timestamp::now()).await.unwrap();
             rebuild(&catalog, &orders(), &compared).await.unwrap();
         });
         [full.0, incremental.0]

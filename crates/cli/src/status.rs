@@ -121,7 +121,7 @@ mod tests {
         let backup_id: highwater_core::BackupId = "20261122T020000Z-full-4f7c".parse().unwrap();
         ClusterStatus {
             cluster: cluster.parse().unwrap(),
-            host: "i-0123456789abcdef0".parse().unwrap(),
+            host: highwater_core::cluster::Primary::Id("i-0123456789abcdef0".parse().unwrap()),
             last_backup: Some(LastBackup {
                 backup_id: backup_id.clone(),
                 kind: highwater_core::BackupKind::Full,

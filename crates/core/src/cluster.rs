@@ -6,6 +6,7 @@ use crate::manifest::Strategy;
 use crate::schedule::SchedulePolicy;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// A cluster's configuration, version 1. Written by `infra/cdk` with every default filled in; `infra/README.md`
 /// explains the keys.
@@ -39,6 +40,16 @@ pub enum Primary {
     Id(HostId),
     /// The one running instance of the deployment that carries a tag when it is asked for.
     Tagged(HostTag),
+}
+
+impl fmt::Display for Primary {
+    /// The id, or `KEY=VALUE` of the tag.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Tagged(HostTag { tag, value }) => write!(f, "{tag}={value}"),
+        }
+    }
 }
 
 /// A tag of an instance.

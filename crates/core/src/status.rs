@@ -2,7 +2,7 @@
 //! because they ask here. Pure: whoever calls gathers the facts and looks at the clock.
 
 use crate::catalog::Catalog;
-use crate::cluster::ClusterConfigV1;
+use crate::cluster::{ClusterConfigV1, Primary};
 use crate::lease::{Lease, Purpose};
 use crate::manifest::ManifestV1;
 use crate::promotion::PromotionId;
@@ -332,7 +332,7 @@ pub struct ClusterStatus {
     /// The cluster.
     pub cluster: ClusterId,
     /// Its primary.
-    pub host: HostId,
+    pub host: Primary,
     /// The newest backup; there is one wherever there is a restore point.
     pub last_backup: Option<LastBackup>,
     /// The newest restore point.

@@ -72,7 +72,8 @@ fn decisions(backups: i64) -> Vec<Measured> {
     let planned = |what, target: Target| measure(&meter, what, |_| (), |()| plan(&target));
     let decide = || {
         let window = block_on(metered.window(&orders)).expect("the window");
-        let facts = NextFacts { now: newest.finished_at, nonce: 1, source: None, tool: None, owed: None, force: Force::Nothing };
+        let facts =
+            NextFacts { now: newest.finished_at, nonce: 1, source: None, tool: None, owed: None, force: Force::Nothing, measured: &[] };
         next_backup(&window.catalog, SchedulePolicy::default(), facts);
     };
     vec![

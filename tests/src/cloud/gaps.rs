@@ -60,7 +60,8 @@ impl Cloud {
         let (bucket, catalog) = (self.bucket(), CatalogTable::new(Table::new(&self.sdk(), self.output("Catalog"))));
         let cluster = cluster.parse().expect("a cluster id");
         let (compared, heads) = block_on(async {
-            let compared = compare(&catalog, &bucket, &cluster, Timestamp::now()).await.expect("compare the catalog with the manifests");
+            let compared =
+                compare(&catalog, &bucket, &cluster, None, Timestamp::now()).await.expect("compare the catalog with the manifests");
             let heads = head_objects(&bucket, objects_of(&compared.implied)).await.expect("look at the objects");
             (compared, heads)
         });

@@ -166,7 +166,15 @@ impl DrillRecord {
             backup_id: point.backup_id,
             plan,
             planned_at: started_at,
-            state: State::Passed(Box::new(Passed { instance, report, certificate: at, finished_at, passed_at: finished_at })),
+            launched: None,
+            state: State::Passed(Box::new(Passed {
+                instance,
+                report,
+                certificate: at,
+                finished_at,
+                measured: None,
+                passed_at: finished_at,
+            })),
             open: None,
         }
     }

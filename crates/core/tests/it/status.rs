@@ -14,7 +14,7 @@ pub(crate) fn config(rto_minutes: Option<u32>) -> ClusterConfigV1 {
     ClusterConfigV1 {
         format: "highwater.cluster.v1".into(),
         cluster: cluster(),
-        host: "i-0123456789abcdef0".parse().unwrap(),
+        host: highwater_core::cluster::Primary::Id("i-0123456789abcdef0".parse().unwrap()),
         rto_minutes,
         backup: BackupConfig {
             schedule: "rate(1 hour)".into(),

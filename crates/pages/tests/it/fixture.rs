@@ -74,6 +74,7 @@ pub fn request(requester: Option<&str>) -> PromotionRequest {
             asked_at: "2026-11-22T09:07:00Z".parse().unwrap(),
             expires_at: approval.expires_at,
             valid_hours: 24,
+            approvers: 1,
         }),
         votes: match requester {
             Some(_) => vec![vote("grace", 0)],
@@ -211,7 +212,7 @@ pub fn cluster(name: &str) -> ClusterView {
     ClusterView {
         status: ClusterStatus {
             cluster: name.parse().unwrap(),
-            host: "i-0123456789abcdef0".parse().unwrap(),
+            host: highwater_core::cluster::Primary::Id("i-0123456789abcdef0".parse().unwrap()),
             last_backup: Some(LastBackup {
                 backup_id: id(two),
                 kind: id(two).kind(),
@@ -288,7 +289,11 @@ pub fn troubled(name: &str, said: &str) -> ClusterView {
         DrillState::Failed { at: "2026-11-22T03:41:00Z".parse().unwrap(), reason: reason.clone() },
     );
     s.needs = vec![
-        Need::PromotionStuck { id: "20261122T043500Z-0a1b".parse().unwrap(), host: s.host.clone(), reason: said.into() },
+        Need::PromotionStuck {
+            id: "20261122T043500Z-0a1b".parse().unwrap(),
+            host: "i-0123456789abcdef0".parse().unwrap(),
+            reason: said.into(),
+        },
         Need::BackupsOverdue { age_seconds: Some(108_000), overdue_hours: 26 },
         Need::ChainBroken { reason: said.into() },
         Need::BackupsFailed { backup_id: failed.backup_id, failure: failed.failure, message: failed.message },
