@@ -88,8 +88,7 @@ const deadLetter = (storage: Storage): Grant => ({
 });
 
 function specifications(config: Config, names: Names, storage: Storage, hosts: Hosts): Record<FunctionName, Spec> {
-  const READ = ["dynamodb:GetItem", "dynamodb:Query"];
-  const WRITE = ["dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:ConditionCheckItem"];
+  const [GET, QUERY, PUT, UPDATE, CHECK, DELETE] = ["GetItem", "Query", "PutItem", "UpdateItem", "ConditionCheckItem", "DeleteItem"].map((action) => `dynamodb:${action}`) as [string, string, string, string, string, string];
   const catalog = (why: string, actions: string[]): Grant => ({ sid: "UseCatalog", why, actions, resources: [names.tableArn] });
   const openOperations: Grant = { sid: "FindOpen", why: "Unfinished operations, by the sparse index.", actions: ["dynamodb:Query"], resources: [`${names.tableArn}/index/open`] };
   const cluster: Grant = { sid: "ReadCluster", why: "The cluster's configuration.", actions: ["ssm:GetParameter"], resources: [`${names.parameterArn}/*`] };
@@ -162,7 +161,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       grants: [
         cluster,
         findPrimary,
-        catalog("Lease, decision and intent.", [...READ, ...WRITE]),
+        catalog("Lease, decision and intent.", [GET, QUERY, PUT, UPDATE, CHECK]),
         create("v1/*/requests/*", "The request."),
         read(["v1/*/requests/*"], "A request that a lost reply hid is compared with its own."),
         s3Key(true),
@@ -177,7 +176,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       env: { ...env.topic, ...env.status, HIGHWATER_DRILL_MACHINE: names.machine("drill") },
       grants: [
         cluster,
-        catalog("The commit, as one conditional transaction, and the lease.", [...READ, ...WRITE]),
+        catalog("The commit, as one conditional transaction, and the lease.", [GET, QUERY, PUT, UPDATE]),
         commandResult,
         findCommands,
         read(["v1/*"], "The manifest, and each object's size and checksum."),
@@ -202,7 +201,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       grants: [
         everyCluster,
         { sid: "ReadDeployment", why: "Prices, for the estimated cost.", actions: ["ssm:GetParameter"], resources: [names.deploymentParameterArn] },
-        catalog("Dead leases and lost operations.", [...READ, ...WRITE]),
+        catalog("Dead leases and lost operations.", [GET, QUERY, PUT]),
         openOperations,
         commandResult,
         { sid: "FinishForThem", why: "What an event would have called.", actions: ["lambda:InvokeFunction"], resources: [names.function("finish-backup"), names.function("finish-promote")] },
@@ -226,7 +225,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       env: env.pages,
       grants: [
         everyCluster,
-        catalog("What the page shows.", READ),
+        catalog("What the page shows.", [GET, QUERY]),
         { sid: "WriteStatus", why: "The one writer of the page, which is put only over the page that it read.", actions: ["s3:PutObject", "s3:GetObject"], resources: [`${names.pagesArn}/${STATUS_PAGE}`] },
         { sid: "FindStatus", why: "Whether there is a page: of an absent object S3 says 403 to whom may not list.", actions: ["s3:ListBucket"], resources: [names.pagesArn] },
       ],
@@ -237,7 +236,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       env: {},
       grants: [
         cluster,
-        catalog("Restore points, and the drill's record.", [...READ, ...WRITE]),
+        catalog("Restore points, and the drill's record.", [GET, QUERY, PUT, CHECK]),
         read(["v1/*"], "The manifests and objects of the plan, and a plan that a lost reply hid."),
         tellAbsent("v1/*", "Whether an object of the plan is there, or an earlier try's plan."),
         create(DRILLS, "The plan."),
@@ -255,7 +254,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       },
       grants: [
         cluster,
-        catalog("The drill's record: intent before the launch, the instance after it.", ["dynamodb:GetItem", "dynamodb:PutItem"]),
+        catalog("The drill's record: intent before the launch, the instance after it.", [GET, PUT]),
         read([DRILLS], "The plan, for the size of the volume; files that a lost reply hid."),
         tellAbsent(DRILLS, "Whether an earlier try gave its token away."),
         create(DRILLS, "The helper's configuration and the task's token, for the instance."),
@@ -268,7 +267,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       timeout: short,
       env: { ...env.topic, ...env.signing, ...env.status, ...env.pages },
       grants: [
-        catalog("The drill's result.", [...READ, ...WRITE]),
+        catalog("The drill's result.", [GET, PUT]),
         read([DRILLS], "The plan and the report."),
         tellAbsent(DRILLS, "Whether there is a report."),
         create(DRILLS, "The certificate and its signature."),
@@ -287,7 +286,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       grants: [
         cluster,
         findPrimary,
-        catalog("The open approval, with the task's token.", [...READ, ...WRITE]),
+        catalog("The open approval, with the task's token.", [GET, PUT]),
         read([DRILLS], "The certificate that the approval will be bound to."),
         s3Key(false),
         verify,
@@ -299,7 +298,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       timeout: Duration.seconds(30),
       env: { ...env.topic, HIGHWATER_PROMOTION_MACHINE: names.machine("restore-primary"), HIGHWATER_NAMED_SESSIONS: config.approval.named_sessions.join(",") },
       grants: [
-        catalog("Requests, decisions, and who made them.", [...READ, ...WRITE]),
+        catalog("Requests, decisions, and who made them.", [GET, QUERY, PUT, CHECK]),
         create(PROMOTIONS, "The approval, for the host."),
         read([PROMOTIONS], "An approval that a lost reply hid."),
         s3Key(true),
@@ -315,7 +314,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       grants: [
         cluster,
         findPrimary,
-        catalog("The lease, the approval's use, and the promotion's record.", [...READ, ...WRITE]),
+        catalog("The lease, the approval's use, and the promotion's record.", [GET, PUT, UPDATE, CHECK]),
         read([DRILLS, PROMOTIONS], "Plan, report, certificate and approval, checked again."),
         s3Key(false),
         verify,
@@ -329,7 +328,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       byEvent: true,
       env: { ...env.topic, ...env.status, ...env.pages },
       grants: [
-        catalog("The promotion's end, the new incarnation, the lease.", [...READ, ...WRITE]),
+        catalog("The promotion's end, the new incarnation, the lease.", [GET, QUERY, PUT, UPDATE]),
         openOperations,
         commandResult,
         findCommands,
@@ -350,7 +349,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       env: env.status,
       grants: [
         everyCluster,
-        catalog("Marks before, and removes after, the objects are gone.", [...READ, ...WRITE, "dynamodb:DeleteItem"]),
+        catalog("Marks before, and removes after, the objects are gone.", [GET, QUERY, PUT, UPDATE, DELETE]),
         read(["v1/*"], "The locks of a backup's objects."),
         s3Key(false),
         {
