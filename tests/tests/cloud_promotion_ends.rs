@@ -179,7 +179,8 @@ fn i4_every_reply_of_a_promotion_is_lost_once_and_it_is_done_once() {
     assert_eq!(cloud.fault_hits(), vec![1; lost.len()]);
     cloud.no_faults();
     assert_eq!(orders.rows(), rows, "the restored data serves");
-    assert_eq!((orders.of("promotion#").len(), cloud.keys("v1/orders/promotions/").len(), orders.of("approval#").len()), (1, 1, 1));
+    let approvals = cloud.keys("v1/orders/promotions/").iter().filter(|key| key.ends_with("/approval.json")).count();
+    assert_eq!((orders.of("promotion#").len(), approvals, orders.of("approval#").len()), (1, 1, 1));
     orders.goes_on();
     let done = orders.host.outputs().len() - commands;
     assert_eq!(done, 3, "the host did one promotion, the full that follows, and the next backup");

@@ -1,9 +1,9 @@
 //! Saga tests: every task of every state machine fails, is done twice and loses its reply. The steps are those of the definitions
 //! as they are deployed, so that a new one is here from its first day.
 //!
-//! `make test` runs some of the cases, `HIGHWATER_SAGA=all` every one, `HIGHWATER_SAGA=drill/Record/twice` just that.
+//! `make test` runs some of the cases, `make torture` every one, `HIGHWATER_SAGA=drill/Record/twice` just that.
 
-use highwater_tests::{Cloud, MariaDb, Orders, config};
+use highwater_tests::{Cloud, MariaDb, Orders, Torture, config};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -132,20 +132,14 @@ fn cases(cloud: &Cloud, machine: &'static str) -> Vec<Case> {
     found.into_iter().flat_map(of).collect()
 }
 
-/// Those that are to run: by HIGHWATER_SAGA, or the quick ones.
+/// Those that are to run: the one that HIGHWATER_SAGA names, all of them, or the quick ones.
 fn wanted(all: &[Case], quick: &[&str]) -> Vec<Case> {
-    let asked = std::env::var("HIGHWATER_SAGA").unwrap_or_default();
-    let is_wanted = |name: &str| match asked.as_str() {
-        "" => quick.contains(&name),
-        "all" => true,
-        some => some == name,
-    };
-    let wanted: Vec<Case> = all.iter().filter(|case| is_wanted(&case.name())).cloned().collect();
-    assert!(
-        !asked.is_empty() || wanted.len() == quick.len(),
-        "of {quick:?} the machine has only {:?}",
-        wanted.iter().map(Case::name).collect::<Vec<_>>()
-    );
+    let asked = std::env::var("HIGHWATER_SAGA").ok();
+    let names: Vec<&str> = asked.as_deref().map_or(quick.to_vec(), |name| vec![name]);
+    let wanted: Vec<Case> =
+        all.iter().filter(|case| asked.is_none() && Torture::is_long() || names.contains(&case.name().as_str())).cloned().collect();
+    let has = || all.iter().map(Case::name).collect::<Vec<_>>();
+    assert!(wanted.len() >= names.len() || asked.is_some(), "of {quick:?} not every one is among {:?}", has());
     wanted
 }
 
@@ -157,7 +151,7 @@ fn saga(machine: &'static str, quick: &[&str], run: impl Fn(&Cloud, &Orders<'_>)
     let orders = Orders::on(&cloud, &db);
     let all = cases(&cloud, machine);
     assert!(!all.is_empty(), "{machine} has no task");
-    let wanted = wanted(&all, quick);
+    let (wanted, mut torture) = (wanted(&all, quick), Torture::begin(machine));
     for case in &wanted {
         let (name, began) = (case.name(), Instant::now());
         orders.write();
@@ -175,9 +169,12 @@ fn saga(machine: &'static str, quick: &[&str], run: impl Fn(&Cloud, &Orders<'_>)
         assert_eq!(orders.rows(), if promoted { new } else { old }, "{name}: promoted {promoted}");
         orders.goes_on();
         orders.remove_replaced();
-        println!("{name}: {} in {:.1} s", ended["status"].as_str().unwrap_or_default(), began.elapsed().as_secs_f64());
+        torture.withstood(&format!("{name}: {} in {:.1} s", ended["status"].as_str().unwrap_or_default(), began.elapsed().as_secs_f64()));
     }
     println!("saga of {machine}: {} of {} cases held", wanted.len(), all.len());
+    if !wanted.is_empty() {
+        torture.end();
+    }
 }
 
 #[test]
