@@ -50,7 +50,7 @@ fn kill(pid: u32) -> bool {
 #[test]
 fn a_helper_killed_under_ssm_fails_its_backup_or_commits_it_and_the_next_turn_is_committed() {
     let ((cloud, db, took), mut torture) = (backed_up(), Torture::begin("helper under SSM"));
-    for _ in torture.rounds(2, 30) {
+    for _ in torture.rounds(2, 15) {
         db.run("INSERT INTO shop.orders () VALUES ()");
         let (rows, n, moment) = (Snapshot::of(&db), backups(&cloud).len() + 1, torture.moment(took));
         cloud.fire("backup-orders");
@@ -98,7 +98,7 @@ fn a_drills_instance_killed_at_any_moment_fails_its_drill_and_leaves_nothing_and
     let started = Instant::now();
     assert_eq!(drilled(&cloud, &cloud.start_execution("drill", &json!({"cluster": "orders"})))["state"], "passed");
     let took = started.elapsed();
-    for _ in torture.rounds(1, 16) {
+    for _ in torture.rounds(1, 8) {
         let (moment, crash) = (torture.moment(took), torture.pick(2) == 0);
         let execution = cloud.start_execution("drill", &json!({"cluster": "orders"}));
         let instance = wait_for("the instance", || {

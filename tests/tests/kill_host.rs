@@ -127,7 +127,7 @@ fn is_due(round: usize) -> bool {
 #[test]
 fn a_backup_whose_helper_is_killed_at_any_moment_is_whole_or_nothing_and_the_next_one_succeeds() {
     let (mut shop, mut torture) = (Shop::open(), Torture::begin("backup: helper"));
-    for round in torture.rounds(6, 220) {
+    for round in torture.rounds(6, 320) {
         shop.write();
         let (request, moment) = (shop.next(&mut torture), torture.moment(shop.full));
         let ended = cut(shop.start(&request), moment);
@@ -164,7 +164,7 @@ fn a_backup_killed_at_a_named_point_is_whole_or_nothing_and_is_taken_again() {
 #[test]
 fn a_tool_killed_at_any_moment_fails_its_backup_and_the_same_request_succeeds() {
     let (mut shop, mut torture) = (Shop::open(), Torture::begin("backup: tool"));
-    for round in torture.rounds(3, 60) {
+    for round in torture.rounds(3, 40) {
         shop.write();
         let (request, moment) = (shop.next(&mut torture), torture.moment(shop.full));
         let running = shop.start(&request);
@@ -193,7 +193,7 @@ fn a_tool_killed_at_any_moment_fails_its_backup_and_the_same_request_succeeds() 
 #[test]
 fn a_server_killed_during_its_backup_keeps_its_rows_and_the_next_backup_succeeds() {
     let (mut shop, mut torture) = (Shop::open(), Torture::begin("backup: server"));
-    for round in torture.rounds(2, 50) {
+    for round in torture.rounds(2, 30) {
         shop.write();
         let rows = Snapshot::of(&shop.db);
         let (request, moment) = (shop.next(&mut torture), torture.moment(shop.full));
@@ -243,7 +243,7 @@ fn a_restore_whose_helper_or_tool_is_killed_at_any_moments_is_finished_by_runnin
     let args = ["restore", "--plan", text(&plan.path), "--into", text(&into)];
     let (_, whole) = timed(|| shop.host.run(&args).success().status);
     fs::remove_dir_all(&into).unwrap();
-    for _ in torture.rounds(5, 150) {
+    for _ in torture.rounds(5, 180) {
         let mut points = Vec::new();
         for _ in 0..=torture.pick(2) {
             let moment = torture.moment(whole);
@@ -279,7 +279,7 @@ fn a_drill_whose_helper_or_server_is_killed_at_any_moment_never_passes_by_that_a
     let (work, report) = (shop.host.path("work"), shop.host.report_of(&plan));
     let args = ["drill", "--plan", text(&plan.path), "--work", text(&work), "--report", text(&report)];
     let (_, whole) = timed(|| shop.host.run(&args).success().status);
-    for _ in torture.rounds(4, 80) {
+    for _ in torture.rounds(4, 60) {
         let mut running = shop.host.start(&args);
         let point = if torture.pick(2) == 0 {
             let moment = torture.moment(whole);
@@ -375,7 +375,7 @@ fn a_promotion_and_a_roll_back_killed_at_any_moment_end_at_exactly_the_old_or_th
     let (_, promotion) = timed(|| primary.promote().finish().success().status);
     let (_, roll_back) = timed(|| primary.host.run(&["rollback"]).success().status);
     primary.again();
-    for _ in torture.rounds(2, 55) {
+    for _ in torture.rounds(2, 45) {
         let moment = torture.moment(promotion);
         let ended = cut(primary.promote(), moment);
         let point = format!("promote after {moment:?}");
@@ -407,7 +407,7 @@ fn a_server_killed_during_a_promotion_ends_with_exactly_the_old_or_the_new_rows(
     let (_, promotion) = timed(|| primary.promote().finish().success().status);
     primary.host.run(&["rollback"]).success();
     primary.again();
-    for _ in torture.rounds(1, 40) {
+    for _ in torture.rounds(1, 20) {
         let moment = torture.moment(promotion);
         let running = primary.promote();
         sleep(moment);
