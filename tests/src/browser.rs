@@ -91,7 +91,7 @@ const QUESTION: &str = r#"(() => {
     const [a, b] = [light(getComputedStyle(e).color), light(behind(e))], ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     return ratio < 4.5 ? [`${ratio.toFixed(2)} ${name(e)}`] : [];
   });
-  return { text: document.body.innerText, dom: document.documentElement.outerHTML, overflowing, faint };
+  return { height: document.documentElement.scrollHeight, text: document.body.innerText, dom: document.documentElement.outerHTML, overflowing, faint };
 })()"#;
 
 impl Browser {
@@ -161,7 +161,10 @@ impl Browser {
         let seen = self.ask("Runtime.evaluate", json!({"expression": QUESTION, "returnByValue": true}));
         assert!(seen["exceptionDetails"].is_null(), "{seen}");
         let seen = &seen["result"]["value"];
-        let shot = self.ask("Page.captureScreenshot", json!({"format": "png", "captureBeyondViewport": true}));
+        // A page of 60 clusters is higher than the browser can paint at once.
+        let height = seen["height"].as_f64().expect("a height").min(8000.0);
+        let clip = json!({"x": 0, "y": 0, "width": screen.width, "height": height, "scale": 1});
+        let shot = self.ask("Page.captureScreenshot", json!({"format": "png", "captureBeyondViewport": true, "clip": clip}));
         let pictures = target_dir().join("pages");
         fs::create_dir_all(&pictures).expect("make a directory for pictures");
         let picture = pictures.join(format!("{name}-{}.png", screen.name));

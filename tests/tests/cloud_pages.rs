@@ -207,6 +207,7 @@ fn parallel_ends_and_late_writers_leave_the_newest_page() {
         fails_until_mended(&cloud, "said while it was held up");
         assert_eq!(cloud.invoke("publish-status", &json!({})).unwrap()["written"], true);
         assert!(cloud.page("index.html").contains("said while it was held up"));
+        assert!(!held_up.is_finished(), "it was not held up any more");
         held_up.join().unwrap();
         assert!(began.elapsed() >= Duration::from_secs(4), "it was not held up");
     });
