@@ -123,7 +123,7 @@ export class Storage extends Construct {
       minimumTLSVersion: 1.2,
       serverAccessLogsBucket: logs,
       serverAccessLogsPrefix: "pages/",
-      removalPolicy: RemovalPolicy.RETAIN,
+      removalPolicy: KEPT,
     });
     const guard = (sid: string, actions: string[], notResources: string[], conditions: Record<string, Record<string, unknown>>) =>
       pages.addToResourcePolicy(new PolicyStatement({ sid, effect: Effect.DENY, principals: [new AnyPrincipal()], actions, notResources, conditions }));
