@@ -38,7 +38,7 @@ torture: tools ## At least 1,000 kill points and 200 cases of damage; seed and c
 	cargo build --workspace --all-targets $(FAULTS) --quiet
 	rm -f $(TORTURE)
 	export HIGHWATER_SEED=$${HIGHWATER_SEED:-$$(date +%s%N)} HIGHWATER_TORTURE=$(CURDIR)/$(TORTURE) status=0; \
-		echo "HIGHWATER_SEED=$$HIGHWATER_SEED"; cargo nextest run --workspace $(FAULTS) --profile torture --no-fail-fast -E 'binary(/^(kill|failing)_|^cloud_saga$$/)' || status=$$?; \
+		echo "HIGHWATER_SEED=$$HIGHWATER_SEED"; cargo nextest run --workspace $(FAULTS) --profile torture --no-fail-fast -E 'binary(/^(kill|failing)_|^cloud_saga$$|damage$$/)' || status=$$?; \
 		scripts/torture.py $(TORTURE) && exit $$status
 
 .PHONY: demo

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
-packages=(build-essential chromium cmake curl fonts-dejavu-core mariadb-server mariadb-client mariadb-backup python3-venv sysbench time zstd)
+packages=(build-essential chromium cmake curl faketime fonts-dejavu-core mariadb-server mariadb-client mariadb-backup python3-venv sysbench systemd time util-linux zstd)
 missing=()
 for package in "${packages[@]}"; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")

@@ -82,10 +82,7 @@ pub fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     match runtime {
         Ok(runtime) => runtime.block_on(run(cli)).into(),
-        Err(error) => {
-            tracing::error!(%error, "start the runtime");
-            ExitCode::FAILURE
-        }
+        Err(error) => could_not_start(error, cli.json).into(),
     }
 }
 
@@ -108,6 +105,7 @@ async fn run(cli: Cli) -> u8 {
 async fn dispatch(cli: &Cli) -> Result<()> {
     let cancel = Cancel::on_signals()?;
     let config = Config::load(&cli.config)?;
+    crate::shortage::check_limits()?;
     match &cli.command {
         Command::Doctor(args) => doctor::run(args, &config, cli.json, &cancel).await,
         Command::Backup(args) => backup::run(args, &config, cli.json, &cancel).await,
@@ -116,6 +114,12 @@ async fn dispatch(cli: &Cli) -> Result<()> {
         Command::Promote(args) => promote::run(args, &config, cli.json, &cancel).await,
         Command::Rollback(args) => promote::run_rollback(args, &config, cli.json, &cancel).await,
     }
+}
+
+/// What is left to say when nothing could be started, not even this program's own threads: the exit code.
+fn could_not_start(error: std::io::Error, json: bool) -> u8 {
+    let started: Result<()> = Err(error).context(Failure::Resources, || "start the helper's threads".to_owned());
+    started.map_or_else(|error| report(&error, json), |()| 0)
 }
 
 /// Says once what went wrong, whether a retry helps and what to do, and gives the exit code.

@@ -9,6 +9,7 @@ use crate::crash::crash_point;
 use crate::error::{Error, Result};
 use crate::restore::stamp::{Purpose, SERVER, State, Workspace};
 use crate::restore::{phase, restore_in};
+use crate::shortage::Shortage;
 use crate::signal::Cancel;
 use crate::stream::load_inventory;
 use crate::tool::Checkpoints;
@@ -184,7 +185,12 @@ async fn examine_in(work: &mut Workspace, plan: &RestorePlanV1, config: &Config,
     let stopped = server.stop().await;
     findings.checks.extend(checks::error_log(&log, &stopped));
     findings.phases.push(phase("stop", None, began, None));
-    examined
+    examined?;
+    let failed = findings.checks.iter().filter(|check| check.outcome == Outcome::Failed);
+    match failed.filter_map(|check| Some((check, Shortage::told_by(&check.found)?))).next() {
+        Some((check, shortage)) => Err(shortage.error(format!("check {:?} of {}: {}", check.kind, check.subject, check.found))),
+        None => Ok(()),
+    }
 }
 
 /// Whether a prepare has ended here: only then is the data at one moment, with no transaction half-done. XtraBackup rolls

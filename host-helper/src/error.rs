@@ -1,7 +1,8 @@
 //! The one error type of the helper: a class that decides exit code and retry, a message that says what happened
 //! to what, a hint that says what to do next, and the cause.
 
-use highwater_aws::s3::StoreError;
+use crate::shortage::Shortage;
+use highwater_aws::s3::{StoreError, StoreErrorKind};
 use highwater_core::promotion::PromotionJournalV1;
 use highwater_core::{Failure, Retry};
 use std::error::Error as StdError;
@@ -65,15 +66,19 @@ impl Error {
         }
         text
     }
+}
 
-    /// The class a process's own resource limits give an I/O error, else `otherwise`.
-    pub fn class_of_io(error: &std::io::Error, otherwise: Failure) -> Failure {
-        match error.raw_os_error() {
-            // ENOSPC, EDQUOT, ENOMEM, EMFILE, ENFILE
-            Some(28 | 122 | 12 | 24 | 23) => Failure::Resources,
-            _ => otherwise,
+/// What ran short, if an error or one of its causes is the kernel's word for it.
+fn shortage_in(error: &(dyn StdError + 'static)) -> Option<Shortage> {
+    let mut at = Some(error);
+    while let Some(cause) = at {
+        let errno = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+        if let Some(shortage) = errno.and_then(Shortage::of_errno) {
+            return Some(shortage);
         }
+        at = cause.source();
     }
+    None
 }
 
 impl fmt::Display for Error {
@@ -90,6 +95,10 @@ impl StdError for Error {
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
+        // A connection that could not be made for want of a descriptor is not the store's fault.
+        if let Some(shortage) = error.detail.as_deref().and_then(Shortage::told_by).filter(|_| error.kind == StoreErrorKind::Unavailable) {
+            return shortage.error(error.to_string());
+        }
         let failure = error.kind.failure();
         let hint = match failure {
             Failure::AccessDenied => {
@@ -111,8 +120,9 @@ impl<T, E: Into<Box<dyn StdError + Send + Sync + 'static>>> Context<T> for std::
     fn context(self, failure: Failure, operation: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|source| {
             let source = source.into();
-            let failure = source.downcast_ref::<std::io::Error>().map_or(failure, |io| Error::class_of_io(io, failure));
-            Error { failure, message: operation(), hint: None, promotion: None, source: Some(source) }
+            let shortage = shortage_in(source.as_ref());
+            let (failure, hint) = shortage.map_or((failure, None), |shortage| (Failure::Resources, Some(shortage.hint().to_owned())));
+            Error { failure, message: operation(), hint, promotion: None, source: Some(source) }
         })
     }
 }

@@ -21,4 +21,5 @@ pub mod restore;
 mod crash;
 mod durable;
 mod lock;
+mod shortage;
 mod small;

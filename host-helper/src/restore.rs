@@ -14,7 +14,7 @@ use highwater_core::{Failure, Sha256};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-mod memory;
+pub(crate) mod memory;
 mod preflight;
 pub(crate) mod stamp;
 mod steps;

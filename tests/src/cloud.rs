@@ -464,6 +464,22 @@ impl Cloud {
         }
     }
 
+    /// Puts other bytes over an object: a newer version.
+    pub fn overwrite(&self, key: &str, bytes: &[u8]) {
+        self.object_call("PUT", key, bytes);
+    }
+
+    /// Hides an object behind a delete marker.
+    pub fn delete(&self, key: &str) {
+        self.object_call("DELETE", key, b"");
+    }
+
+    fn object_call(&self, method: &str, key: &str, body: &[u8]) {
+        let path = format!("/{}/{key}", self.output("Bucket"));
+        let (status, answer) = self.http.send(method, &path, &[("authorization", &self.http.scope("s3"))], body);
+        assert!((200..300).contains(&status), "{method} {path}: {}", String::from_utf8_lossy(&answer));
+    }
+
     /// What an AWS client in another process needs.
     pub fn env(&self) -> [(&'static str, String); 5] {
         let key = || "test".to_owned();

@@ -155,6 +155,20 @@ impl Host {
         Running::start(command, self.allowed.clone())
     }
 
+    /// Runs `highwater-host --json …` to its end under limits as prlimit takes them: `--nofile=64`, `--as=536870912`.
+    pub fn run_within(&self, limits: &[&str], args: &[&str]) -> Output {
+        let mut command = self.scratch.command("prlimit");
+        command.args(limits).arg(binary("highwater-host"));
+        self.run_by(command, args, &[])
+    }
+
+    /// Runs `highwater-host --json …` to its end by a command that has come as far as its name: inside a namespace, under limits.
+    pub fn run_by(&self, mut command: Command, args: &[&str], env: &[(&str, &str)]) -> Output {
+        command.arg("--json").arg("--config").arg(self.config()).args(args);
+        command.envs(self.env.iter().map(|(k, v)| (k, v))).envs(env.iter().copied());
+        Running::start(command, self.allowed.clone()).finish()
+    }
+
     /// Starts `highwater-host --json …`.
     pub fn start(&self, args: &[&str]) -> Running {
         self.start_with(args, &[])

@@ -19,12 +19,14 @@
 pub mod benchmarks;
 mod browser;
 mod cloud;
+pub mod damage;
 mod function;
 mod host;
 mod host_toml;
 mod load;
 mod mariadb;
 mod meter;
+pub mod mysql_face;
 mod orders;
 mod proof;
 mod proxy;

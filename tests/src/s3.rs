@@ -180,6 +180,16 @@ impl S3 {
         std::fs::write(&path, bytes).expect("damage a stored object");
     }
 
+    /// Puts bytes where an object lies, as [`S3::damage`] does, or with none takes it away.
+    pub fn place(&self, key: &str, bytes: Option<&[u8]>) {
+        assert_eq!(self.kind, Kind::Disk, "only the store on disk can be damaged where it lies");
+        let path = self.disk().join(BUCKET).join(key);
+        match bytes {
+            Some(bytes) => std::fs::write(&path, bytes).expect("damage a stored object"),
+            None => std::fs::remove_file(&path).expect("lose a stored object"),
+        }
+    }
+
     /// Deletes an object, as an operator's mistake would.
     pub fn delete(&self, key: &str) {
         self.raw("DELETE", &format!("/{BUCKET}/{key}"), b"");

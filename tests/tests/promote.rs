@@ -115,19 +115,36 @@ impl Scene {
     }
 }
 
-fn mode_and_owner(path: &Path) -> (u32, u32, u32) {
+/// Mode, owner, group, and the SELinux label: an attribute that root sets and reads whether the kernel enforces it or not.
+fn look_of(path: &Path) -> (u32, u32, u32, Option<String>) {
     let found = fs::metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    (found.mode() & 0o7777, found.uid(), found.gid())
+    let mut label = [0u8; 256];
+    let label = rustix::fs::lgetxattr(path, LABEL, &mut label).ok().map(|length| String::from_utf8_lossy(&label[..length]).into_owned());
+    (found.mode() & 0o7777, found.uid(), found.gid(), label)
+}
+
+const LABEL: &str = "security.selinux";
+
+fn set_label(path: &Path, kind: &str) {
+    let label = format!("system_u:object_r:{kind}:s0\0");
+    rustix::fs::lsetxattr(path, LABEL, label.as_bytes(), rustix::fs::XattrFlags::empty())
+        .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }
 
 #[test]
 fn a_promotion_serves_the_restored_data_and_can_be_undone() {
-    let scene = Scene::new();
+    let mut scene = Scene::new();
+    scene.db.run("DROP TABLE shop.counters");
+    scene.old = Snapshot::of(&scene.db);
     let datadir = scene.db.datadir().to_owned();
     fs::set_permissions(&datadir, fs::Permissions::from_mode(0o751)).unwrap();
-    let looks = |names: &[&str]| names.iter().map(|n| mode_and_owner(&datadir.join(n))).collect::<Vec<_>>();
+    let looks = |names: &[&str]| names.iter().map(|n| look_of(&datadir.join(n))).collect::<Vec<_>>();
     let names = ["", "ibdata1", "mysql", "mysql/db.frm", "shop", "shop/orders.ibd", "aria_log_control"];
+    for (name, kind) in names.iter().zip(["top_t", "file_t", "dir_t", "frm_t", "shop_t", "orders_t", "log_t"]) {
+        set_label(&datadir.join(name), kind);
+    }
     let before = looks(&names);
+    assert_eq!(before[5].3.as_deref(), Some("system_u:object_r:orders_t:s0\0"));
     let binlog_end: String = scene.db.value("SELECT @@gtid_binlog_pos");
 
     let args = scene.host.promote_args(&scene.plan);
@@ -135,7 +152,9 @@ fn a_promotion_serves_the_restored_data_and_can_be_undone() {
     let done = scene.host.run(&args);
     done.success();
     scene.serves(&scene.new, "after the promotion");
-    assert_eq!(looks(&names), before, "owners and modes are kept");
+    assert_eq!(looks(&names), before, "owners, modes and labels are kept");
+    // What only the restored data has looks like its kind.
+    assert_eq!(look_of(&datadir.join("shop/counters.MYD")), before[1]);
     let journal = &done.json()["promotion"];
     assert_eq!(journal["state"]["name"], "done");
     assert_eq!(journal["state"]["fence"]["last"]["gtid"], binlog_end.as_str(), "the old binlog's end is on record");

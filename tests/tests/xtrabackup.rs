@@ -1,10 +1,10 @@
 //! The XtraBackup adapter against the test tool that takes only XtraBackup's options (see `fake_xtrabackup`).
 
-use highwater_core::identity::ToolName;
+use highwater_core::identity::{ToolName, Vendor};
 use highwater_core::{Failure, Lsn};
 use highwater_host::signal::Cancel;
 use highwater_host::tool::{Prepare, Tool};
-use highwater_tests::{Load, MariaDb, Oracle, Scratch, Snapshot, binary, block_on, run, wait_for};
+use highwater_tests::{Backup, Host, Load, MariaDb, Oracle, S3, Scratch, Snapshot, binary, block_on, mysql_face, run, wait_for};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -68,6 +68,69 @@ fn a_chain_is_prepared_with_apply_log_only_on_all_but_the_last_step_and_holds_th
     Snapshot::of(&MariaDb::open(&full)).assert_same(&expected, "the prepared chain");
 }
 
+/// The whole way of the helper's own commands, as for MySQL `version`: the server behind a MySQL face, XtraBackup's and mysqld's stand-ins.
+fn the_whole_way_of(version: &str) {
+    let (db, s3) = (MariaDb::start(), S3::start());
+    let face = db.scratch().join("mysql.sock");
+    mysql_face::serve(&db.socket(), &face, version);
+    let mut host = Host::new(&db, &s3);
+    let defaults = db.backup_user();
+    let text = std::fs::read_to_string(&defaults).unwrap().replace("/server.sock", "/mysql.sock");
+    std::fs::write(&defaults, text).unwrap();
+    host.set("server", "socket", format!("{face:?}"));
+    // Exactly what an operator sets who has the tools elsewhere.
+    let bin = host.path("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::fs::write(bin.join("mysql-version"), version).unwrap();
+    for (name, stand_in) in [("xtrabackup", "fake_xtrabackup"), ("mysqld", "fake_mysqld")] {
+        std::os::unix::fs::symlink(binary(stand_in), bin.join(name)).unwrap();
+    }
+    host.set("server", "bin_dir", format!("{bin:?}")).set("backup", "lock_ddl", "\"REDUCED\"");
+
+    let load = Load::start(&db);
+    let mut backups = vec![host.full()];
+    for _ in 0..2 {
+        load.wait_for_progress();
+        let next = host.incremental(backups.last().unwrap());
+        backups.push(next);
+    }
+    load.stop();
+    let last = &backups[2].manifest;
+    assert_eq!((last.source.vendor, last.source.version.to_string().as_str()), (Vendor::Mysql, version));
+    assert_eq!((last.tool.name, last.tool.version.to_string().as_str()), (ToolName::Xtrabackup, version));
+    let expected = Oracle::of(&db).at(last.binlog.as_ref().unwrap());
+    let plan = host.plan_of(&backups.iter().collect::<Vec<&Backup>>());
+    let into = host.path("into");
+    host.restore(&plan, &into).success();
+    assert_eq!(Tool::read_checkpoints(&into.join("data")).unwrap().backup_type, "full-prepared");
+    expected.assert_same(&Snapshot::of(&MariaDb::open(&into.join("data"))), version);
+    host.drill(&plan).success();
+    let report = host.report(&plan);
+    assert_eq!(report.server_version.map(|v| v.to_string()).as_deref(), Some(version));
+
+    // A server of another series than the tool's is refused before anything is streamed.
+    std::fs::write(bin.join("mysql-version"), "5.7.44").unwrap();
+    let request = host.request(None);
+    let output = host.run(&["backup", "--request", host.write_request(&request).to_str().unwrap()]);
+    assert!(output.failed(Failure::Precondition).error().contains("cannot back up MySQL"), "{output}");
+    assert_eq!(host.keys_of(&request), [""; 0]);
+}
+
+#[test]
+fn mysql_8_0_goes_the_whole_way_of_the_commands_with_stand_ins_for_its_tools() {
+    the_whole_way_of("8.0.35");
+}
+
+#[test]
+fn mysql_8_4_goes_the_whole_way_of_the_commands_with_stand_ins_for_its_tools() {
+    the_whole_way_of("8.4.3");
+}
+
+#[test]
+fn mysql_9_goes_the_whole_way_of_the_commands_with_stand_ins_for_its_tools() {
+    the_whole_way_of("9.1.0");
+}
+
 #[test]
 fn an_option_that_xtrabackup_does_not_know_exits_255_and_the_version_is_read_from_the_banner() {
     for args in [["--no-defaults", "--startup-wait-timeout=3"], ["--backup", "--no-defaults"], ["--no-defaults", "--no-lock"]] {
@@ -77,7 +140,7 @@ fn an_option_that_xtrabackup_does_not_know_exits_255_and_the_version_is_read_fro
     let scratch = Scratch::new("bin");
     std::os::unix::fs::symlink(binary("fake_xtrabackup"), scratch.join("xtrabackup")).unwrap();
     let server = highwater_host::config::ServerConfig { bin_dir: Some(scratch.path().to_owned()), ..Default::default() };
-    let found = block_on(Tool::find(&server, highwater_core::identity::Vendor::Mysql)).unwrap();
+    let found = block_on(Tool::find(&server, Vendor::Mysql)).unwrap();
     assert_eq!((found.name, found.version.to_string().as_str()), (ToolName::Xtrabackup, "8.0.35"));
     assert_eq!(found.check_versions("8.0.36".parse().unwrap()).unwrap_err().failure, Failure::Precondition);
 }

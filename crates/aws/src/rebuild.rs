@@ -8,7 +8,8 @@
 
 use crate::catalog::backups::{BackupRecord, Committed, point_keys, put_points};
 use crate::catalog::drills::DrillRecord;
-use crate::catalog::head::{Head, PassedDrill};
+use crate::catalog::head::{Head, HeadPoint, PassedDrill};
+use crate::catalog::lease;
 use crate::catalog::prune::{Brief, MARKS};
 use crate::catalog::{CatalogError, CatalogTable};
 use crate::manifests::{each, read_manifest_texts};
@@ -18,10 +19,13 @@ use crate::table::{Key, Range, TableError, Write};
 use highwater_core::catalog::{Catalog, Found, StoredManifest};
 use highwater_core::certificate::{CERTIFICATE_NAME, CertificateV1, PublicKey, SIGNATURE_NAME, verify};
 use highwater_core::ids::{cluster_prefix, drill_prefix};
+use highwater_core::lease::Lease;
 use highwater_core::{BackupId, ClusterId, Document, DrillId, Pinned, Sha256};
 use jiff::Timestamp;
-use serde::Deserialize;
+use rows::{Row, Rows, text};
 use std::collections::{BTreeMap, BTreeSet};
+
+mod rows;
 
 /// A DER signature of P-256 has at most 72 bytes.
 const SIGNATURE_BYTES: u64 = 128;
@@ -57,6 +61,49 @@ pub enum Difference {
     /// A drill that passed, by a certificate that the key signed, without a record.
     #[error("drill {0} passed by its certificate and has no record: a rebuild adds it")]
     NoDrill(DrillId),
+    /// A drill is recorded as passed without the certificate that it names.
+    #[error("drill {0} is recorded as passed; its certificate is not in the bucket, or is another: drill again")]
+    Certificate(String),
+    /// An item that is no record of its kind.
+    #[error("the item {sk} cannot be read: {reason}; restore the table to a time when it could, or delete the item and rebuild")]
+    Unreadable {
+        /// Its sort key.
+        sk: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A record at another one's key.
+    #[error("the item {sk} is the record of {of}: somebody exchanged it; delete it and rebuild")]
+    Misplaced {
+        /// Its sort key.
+        sk: String,
+        /// Whose it is.
+        of: String,
+    },
+    /// A record that is not what its manifest implies.
+    #[error("the record of {backup} differs from its manifest in {what}: delete it and rebuild")]
+    Record {
+        /// The backup.
+        backup: BackupId,
+        /// The first attribute.
+        what: &'static str,
+    },
+    /// A record that says less than what followed from it.
+    #[error("{what} is {state}, but what came after it is there: it was put back to an earlier state")]
+    PutBack {
+        /// The record.
+        what: String,
+        /// Its state.
+        state: &'static str,
+    },
+    /// A token would be given out a second time.
+    #[error("the lease's token is {token}, operations were begun under tokens up to {newest}: a rebuild raises it")]
+    Lease {
+        /// In the lease.
+        token: u64,
+        /// The greatest of any record.
+        newest: u64,
+    },
     /// What lies where a certificate belongs proves nothing.
     #[error("{key} proves no drill: {name}: {reason}; nothing is restored from it, find out who wrote it")]
     BadCertificate {
@@ -81,12 +128,21 @@ impl Difference {
             Self::Head { .. } => "Head",
             Self::NoDrill(_) => "NoDrill",
             Self::BadCertificate { .. } => "BadCertificate",
+            Self::Certificate(_) => "Certificate",
+            Self::Unreadable { .. } => "Unreadable",
+            Self::Misplaced { .. } => "Misplaced",
+            Self::Record { .. } => "Record",
+            Self::PutBack { .. } => "PutBack",
+            Self::Lease { .. } => "Lease",
         }
     }
 
     /// Whether a rebuild mends it.
     pub fn is_mended(&self) -> bool {
-        !matches!(self, Self::NoManifest(_) | Self::OtherManifest(_) | Self::BadCertificate { .. })
+        matches!(
+            self,
+            Self::NoRecord(_) | Self::NoPoint(_) | Self::StrayPoint(_) | Self::Head { .. } | Self::NoDrill(_) | Self::Lease { .. }
+        )
     }
 }
 
@@ -105,16 +161,8 @@ pub struct Comparison {
     drills: Vec<DrillRecord>,
     points: Vec<Write>,
     head: Head,
-}
-
-/// Any item, as far as it is compared.
-#[derive(Debug, Deserialize)]
-struct Row {
-    sk: String,
-    #[serde(default)]
-    open: Option<String>,
-    #[serde(default)]
-    state: Option<String>,
+    /// The lease as it was read, and as it should be.
+    lease: (Lease, Lease),
 }
 
 /// Compares. Reads only. `key` is the deployment's public key: with it, what certificates prove is compared too.
@@ -128,18 +176,17 @@ pub async fn compare(
     key: Option<&PublicKey>,
     now: Timestamp,
 ) -> Result<Comparison, PruneError> {
-    let read = catalog.head(cluster).await?;
-    let rows: Vec<Row> =
-        catalog.table().query_for(Range { from: " ".to_owned(), ..Range::prefixed(cluster, "") }, &["open", "state"]).await?;
-    let mut open: Vec<_> = rows.iter().filter(|row| row.open.is_some()).map(|row| row.sk.clone()).collect();
-    if let Some(holder) = catalog.lease(cluster).await?.holder.filter(|holder| holder.expires_at > now) {
+    let (read, lease) = (catalog.head(cluster).await?, catalog.lease(cluster).await?);
+    let items: Vec<Row> = catalog.table().query(Range { from: " ".to_owned(), ..Range::prefixed(cluster, "") }).await?;
+    let mut open: Vec<_> = items.iter().filter(|row| row.contains_key("open")).map(|row| text(row, "sk").to_owned()).collect();
+    if let Some(holder) = lease.holder.as_ref().filter(|holder| holder.expires_at > now) {
         open.push(format!("the lease of {} {}", holder.purpose, holder.operation));
     }
-    let briefs: BTreeMap<BackupId, Brief> =
-        catalog.briefs(cluster).await?.into_iter().map(|brief| (brief.backup_id.clone(), brief)).collect();
+    let briefs = rows::briefs(&items);
     let (implied, texts) = implied(bucket, cluster, &briefs).await?;
+    let rows = Rows::of(&items, cluster);
 
-    let mut differences = Vec::new();
+    let mut differences = rows.wrong.clone();
     let mut new = Vec::new();
     for stored in implied.backups() {
         match briefs.get(stored.id()) {
@@ -157,13 +204,20 @@ pub async fn compare(
     }
     let committed = briefs.values().filter(|brief| brief.state == "committed");
     differences.extend(committed.filter(|b| implied.get(&b.backup_id).is_none()).map(|b| Difference::NoManifest(b.backup_id.clone())));
-    let points = points(cluster, &implied, &rows, &mut differences)?;
-    let (drills, unverified) = drills(bucket, cluster, key, &rows, &mut differences).await?;
-    let head = head(&read, &implied, &drills, &mut differences);
-    let recorded: BTreeSet<&str> = rows.iter().map(|row| row.sk.as_str()).collect();
+    rows.backups_against(&implied, &texts, &mut differences);
+    let points = points(cluster, &implied, &items, &mut differences)?;
+    let (drills, unverified) = drills(bucket, cluster, key, &items, &mut differences).await?;
+    if key.is_some() {
+        rows.drills_against(&drills, &mut differences);
+    }
+    rows.approvals_against(&mut differences);
+    let head = head(&read, &implied, &drills, &rows, &mut differences);
+    let token = rows.lease_against(&lease, &mut differences).max(lease.token);
+    let lease = (lease.clone(), Lease { token, ..lease });
+    let recorded: BTreeSet<&str> = items.iter().map(|row| text(row, "sk")).collect();
     // What is recorded stays as it is.
     let drills = drills.into_iter().filter(|drill| !recorded.contains(DrillRecord::key(cluster, &drill.drill_id).sk.as_str())).collect();
-    Ok(Comparison { implied, differences, open, unverified, new, drills, points, head })
+    Ok(Comparison { implied, differences, open, unverified, new, drills, points, head, lease })
 }
 
 /// Writes what a comparison found missing. Again is the same (I4).
@@ -172,6 +226,10 @@ pub async fn compare(
 /// `Contended` when the catalog changed since it was compared: compare again. Those of the table.
 pub async fn rebuild(catalog: &CatalogTable, cluster: &ClusterId, comparison: &Comparison) -> Result<(), CatalogError> {
     let mut head = comparison.head.clone();
+    let (lease, raised) = &comparison.lease;
+    if lease != raised {
+        write(catalog, cluster, vec![head.next(cluster)?, lease::change(cluster, lease, raised)?]).await?;
+    }
     for some in comparison.new.chunks(MARKS) {
         let mut writes = vec![head.next(cluster)?];
         for (record, stored) in some {
@@ -230,8 +288,8 @@ async fn implied(
 /// the record's difference.
 fn points(cluster: &ClusterId, implied: &Catalog, rows: &[Row], differences: &mut Vec<Difference>) -> Result<Vec<Write>, TableError> {
     let is_point = |sk: &&str| sk.starts_with("lsn#") || sk.starts_with("time#");
-    let there: BTreeSet<&str> = rows.iter().map(|row| row.sk.as_str()).filter(is_point).collect();
-    let recorded: BTreeSet<&str> = rows.iter().filter_map(|row| row.sk.strip_prefix("backup#")).collect();
+    let there: BTreeSet<&str> = rows.iter().map(|row| text(row, "sk")).filter(is_point).collect();
+    let recorded: BTreeSet<&str> = rows.iter().filter_map(|row| text(row, "sk").strip_prefix("backup#")).collect();
     let (mut writes, mut wanted) = (Vec::new(), BTreeSet::new());
     for stored in implied.backups() {
         let keys = point_keys(stored);
@@ -251,25 +309,44 @@ fn points(cluster: &ClusterId, implied: &Catalog, rows: &[Row], differences: &mu
 }
 
 /// The head as it should be, with the version that was read. `drills` are those that certificates prove.
-fn head(read: &Head, implied: &Catalog, drills: &[DrillRecord], differences: &mut Vec<Difference>) -> Head {
+fn head(read: &Head, implied: &Catalog, drills: &[DrillRecord], rows: &Rows, differences: &mut Vec<Difference>) -> Head {
     let mut head = read.clone().of_backups(implied);
     let text = |id: Option<&BackupId>| id.map_or("none".to_owned(), ToString::to_string);
-    let newest = |head: &Head| text(head.newest.as_ref().map(|newest| &newest.backup_id));
+    let newest = |newest: Option<&HeadPoint>| match newest {
+        Some(HeadPoint { backup_id, incarnation, finished_at, last_lsn }) => {
+            format!("{backup_id} of {incarnation}, {finished_at}, LSN {last_lsn}")
+        }
+        None => "none".to_owned(),
+    };
     let mut compare = |what, is: String, should: String| {
         if is != should {
             differences.push(Difference::Head { what, is, should });
         }
     };
-    compare("newest backup", newest(read), newest(&head));
+    compare("newest backup", newest(read.newest.as_ref()), newest(head.newest.as_ref()));
     compare("newest full", text(read.newest_full.as_ref()), text(head.newest_full.as_ref()));
     compare("window", text(read.window_from.as_ref()), text(head.window_from.as_ref()));
-    let stand = drills.iter().filter(|drill| implied.get(&drill.backup_id).is_some());
+    let stand = drills.iter().chain(&rows.drills).filter(|drill| implied.get(&drill.backup_id).is_some());
     let last = stand.filter_map(PassedDrill::of).max_by_key(|passed| passed.at);
-    let is_later = |last: &PassedDrill| read.last_passed_drill.as_ref().is_none_or(|known| known.at < last.at);
-    if let Some(last) = last.filter(is_later) {
-        let drill = |passed: Option<&PassedDrill>| passed.map_or("none".to_owned(), |passed| passed.drill_id.clone());
-        compare("last passed drill", drill(read.last_passed_drill.as_ref()), drill(Some(&last)));
-        head.last_passed_drill = Some(last);
+    // What the head says of a drill, the drill's own record says too: both were written by one transaction.
+    let known = read.last_passed_drill.as_ref();
+    let recorded = known.and_then(|known| rows.drills.iter().filter_map(PassedDrill::of).find(|passed| passed.drill_id == known.drill_id));
+    let is_right = known.is_none() || recorded.as_ref() == known;
+    let is_later = |last: &PassedDrill| known.is_none_or(|known| known.at < last.at);
+    match last {
+        Some(last) if !is_right || is_later(&last) => {
+            let drill = |passed: Option<&PassedDrill>| {
+                passed.map_or("none".to_owned(), |passed| format!("{} of {}, {}", passed.drill_id, passed.backup_id, passed.at))
+            };
+            compare("last passed drill", drill(known), drill(Some(&last)));
+            head.last_passed_drill = Some(last);
+        }
+        // No record and no certificate: what it rests on was put back, or lost.
+        None if !is_right => {
+            let id = known.map(|known| known.drill_id.clone()).unwrap_or_default();
+            differences.push(Difference::PutBack { what: format!("drill {id}"), state: "passed by the head, and not by its record" });
+        }
+        _ => {}
     }
     head
 }
@@ -295,7 +372,8 @@ async fn drills(
     });
     let mut read = read.await?;
     read.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let recorded: BTreeMap<&str, Option<&str>> = rows.iter().map(|row| (row.sk.as_str(), row.state.as_deref())).collect();
+    let recorded: BTreeMap<&str, Option<&str>> =
+        rows.iter().map(|row| (text(row, "sk"), row.get("state").and_then(|state| state.as_str()))).collect();
     let mut drills = Vec::new();
     for (key, proven) in read {
         match proven {

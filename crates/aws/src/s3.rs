@@ -214,6 +214,8 @@ impl Bucket {
         };
         let detail = match error.message() {
             Some(message) => format!("{code}: {message}"),
+            // The answer to HEAD has no body, and so no words.
+            None if kind == StoreErrorKind::NotFound => code,
             None => DisplayErrorContext(&error).to_string().chars().take(400).collect(),
         };
         self.error(operation, key, kind, Some(detail))

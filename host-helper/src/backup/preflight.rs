@@ -3,6 +3,7 @@
 use super::identity;
 use crate::config::Config;
 use crate::error::{Context, Error, Result};
+use crate::restore::memory;
 use crate::server::{Access, MissingPrivilege, Server, ServerFacts, Snapshot, SnapshotOptions};
 use crate::signal::Cancel;
 use crate::tool::Tool;
@@ -12,9 +13,11 @@ use highwater_core::ids::backup_prefix;
 use highwater_core::manifest::{MANIFEST_NAME, ManifestV1};
 use highwater_core::request::BackupRequestV1;
 use highwater_core::{Document, Failure, Sha256};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 
+/// How far this host's clock may be behind the one of whoever asked.
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// For a statement that only looks.
 const LOOK_LIMIT: Duration = Duration::from_secs(60);
 
@@ -52,14 +55,19 @@ pub(super) async fn already_done(
     Ok(Some((manifest, Sha256::of(&bytes))))
 }
 
-/// Whether the request is for this host and still holds.
+/// Whether the request is for this host and still holds, by a clock that can be right.
 ///
 /// # Errors
-/// `Document`.
+/// `Document`; `Precondition` when the clock is behind; `ChainBroken`.
 pub(super) fn check_request(request: &BackupRequestV1, config: &Config, now: Timestamp) -> Result<()> {
     if now >= request.expires_at {
         let message = format!("the request for {} expired at {}, now is {now}", request.backup_id, request.expires_at);
         return Err(Error::new(Failure::Document, message).hint("make a new request; if it is new, set this host's clock"));
+    }
+    // What is taken by a clock that was set back began before its parent had ended: the catalog would refuse it, after everything was streamed.
+    if now.saturating_add(CLOCK_SKEW).is_ok_and(|latest| latest < request.created_at) {
+        let message = format!("this host's clock says {now}, the request for {} was made at {}", request.backup_id, request.created_at);
+        return Err(Error::new(Failure::Precondition, message).hint("set this host's clock (`chronyc makestep`, `timedatectl`)"));
     }
     if let Some(parent) = &request.parent
         && parent.source.host_id != config.host_id
@@ -70,11 +78,23 @@ pub(super) fn check_request(request: &BackupRequestV1, config: &Config, now: Tim
     Ok(())
 }
 
+/// The buffer and what the threads work with must fit: on a database host the kernel might rather end the server than us.
+fn check_memory(buffer_mib: usize, available: u64) -> Result<()> {
+    const BESIDE_MIB: u64 = 64;
+    let (needed, free) = (buffer_mib as u64 + BESIDE_MIB, available >> 20);
+    if free >= needed {
+        return Ok(());
+    }
+    Err(Error::new(Failure::Resources, format!("{free} MiB of memory are free, a backup needs {needed} MiB"))
+        .hint("free memory, or lower backup.buffer_mib"))
+}
+
 /// Checks server, tool, privileges and identity, then looks at the tables.
 ///
 /// # Errors
 /// `Server`, `Precondition`, `ChainBroken`, `Config`, `Interrupted`.
 pub(super) async fn prepare(request: &BackupRequestV1, config: &Config, cancel: &Cancel) -> Result<Ready> {
+    check_memory(config.backup.buffer_mib, memory::available())?;
     let access = Access::resolve(&config.server)?;
     let mut server = Server::connect_with(&access).await?;
     let (vendor, version) = server.vendor_and_version().await?;
@@ -138,4 +158,17 @@ fn lacks(missing: &[MissingPrivilege]) -> Error {
     let names: Vec<_> = missing.iter().map(|m| m.name).collect();
     let fixes: Vec<_> = missing.iter().map(|m| m.fix.as_str()).collect();
     Error::new(Failure::Precondition, format!("the backup's user lacks {}", names.join(", "))).hint(fixes.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_does_not_begin_where_its_buffer_does_not_fit() {
+        assert!(check_memory(64, 128 << 20).is_ok());
+        let error = check_memory(64, 127 << 20).unwrap_err();
+        assert_eq!((error.failure, error.hint.as_deref()), (Failure::Resources, Some("free memory, or lower backup.buffer_mib")));
+        assert!(check_memory(16, 100 << 20).is_ok());
+    }
 }

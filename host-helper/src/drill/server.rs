@@ -7,6 +7,7 @@ use crate::config::{DrillConfig, ServerConfig};
 use crate::error::{Context, Error, Result};
 use crate::restore::stamp::SERVER;
 use crate::server::Server;
+use crate::shortage::Shortage;
 use crate::signal::Cancel;
 use crate::small;
 use crate::tool::Tool;
@@ -51,7 +52,7 @@ impl IsolatedServer {
     ///
     /// # Errors
     /// `Damaged` for a directory that was never prepared: a server starts on one without complaint and serves old data
-    /// (measured). `Tool` with the end of its error log; `Precondition` when no server binary of a fitting version is found;
+    /// (measured). `Tool` with the end of its error log, or `Resources` when that tells what ran short; `Precondition` when no server binary of a fitting version is found;
     /// `Interrupted`.
     pub async fn start(datadir: &Path, of: &PlanServer, config: &DrillConfig, server: &ServerConfig, cancel: &Cancel) -> Result<Self> {
         refuse_unprepared(datadir, of.vendor)?;
@@ -153,6 +154,10 @@ impl IsolatedServer {
     fn explain(&self, error: Error, datadir: &Path, of: &PlanServer, user: Option<RunAs>) -> Error {
         if error.hint.is_some() || error.failure != Failure::Tool {
             return error;
+        }
+        // A machine that ran short says nothing about the data.
+        if let Some(shortage) = Shortage::told_by(&error.chain()) {
+            return shortage.error(error.chain());
         }
         let barred = user.and_then(|user| datadir.ancestors().skip(1).find(|dir| !passable(dir, user)).map(Path::to_owned));
         match barred {

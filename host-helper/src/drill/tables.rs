@@ -48,11 +48,15 @@ impl Examiner<'_> {
                 return Ok(());
             }
         };
+        let columns = self.with(async |connection| connection.column_digests().await).await?;
         let mut known = BTreeSet::new();
         for facts in &inventory.tables {
             let key = (facts.schema.clone(), facts.table.clone());
             let there = found.get(&key);
             self.existence(facts, there);
+            if let (Some(_), Some(expected)) = (there, &facts.columns) {
+                self.columns(facts, expected, columns.as_ref().map(|found| found.get(&key)));
+            }
             if let Some(there) = there {
                 self.contents(&facts.schema, &facts.table, Some(facts), there).await?;
             }
@@ -106,6 +110,18 @@ impl Examiner<'_> {
         };
         let expected = format!("a table of engine {}", facts.engine);
         self.note(CheckKind::Table, name_of(&facts.schema, &facts.table), expected, finding, began);
+    }
+
+    /// Notes whether the table's columns are defined as the source's were.
+    fn columns(&mut self, facts: &TableFacts, expected: &str, found: std::result::Result<Option<&String>, &String>) {
+        let began = Instant::now();
+        let finding = match found {
+            Ok(Some(found)) if found == expected => Ok(found.clone()),
+            Ok(Some(found)) => Err(format!("{found}: its columns are defined otherwise")),
+            Ok(None) => Err("no columns".into()),
+            Err(why) => Err(why.clone()),
+        };
+        self.note(CheckKind::Table, name_of(&facts.schema, &facts.table), format!("columns {expected}"), finding, began);
     }
 
     async fn contents(&mut self, schema: &str, table: &str, facts: Option<&TableFacts>, there: &FoundTable) -> Result<()> {

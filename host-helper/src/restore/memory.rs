@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use highwater_core::Failure;
 use std::fs;
+use std::path::Path;
 
 const MIB: u64 = 1 << 20;
 /// The least a prepare is given, and the least we start with.
@@ -27,19 +28,53 @@ pub(crate) fn prepare_memory(configured_mib: u64, redo_bytes: u64, available: u6
     Ok(wanted.min(available / 2).clamp(LEAST, MOST))
 }
 
-/// Memory we could use now: `MemAvailable`, or what our control group leaves of it.
+/// Memory we could use now: `MemAvailable`, or what our control group, or one around it, leaves of it.
 pub(crate) fn available() -> u64 {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let machine = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    let number = |file: &str| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
-    let group = number("/sys/fs/cgroup/memory.max").map(|max| max.saturating_sub(number("/sys/fs/cgroup/memory.current").unwrap_or(0)));
+    let group = left_in_groups(Path::new("/sys/fs/cgroup"), &fs::read_to_string("/proc/self/cgroup").unwrap_or_default());
     // A machine that does not say is not refused for it.
-    machine.map_or(u64::MAX, |kib| kib.saturating_mul(1024)).min(group.unwrap_or(u64::MAX))
+    machine.map_or(u64::MAX, |kib| kib.saturating_mul(1024)).min(group)
+}
+
+/// The least that our group and those around it have left; `membership` is `/proc/self/cgroup`. A unit's own group lies deep below the
+/// root: `0::/system.slice/x.service`.
+fn left_in_groups(root: &Path, membership: &str) -> u64 {
+    let ours = membership.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let number = |file: &Path| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+    let left = |group: &Path| {
+        let max = number(&group.join("memory.max"))?;
+        // What the page cache has of it goes when it is needed.
+        let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+        let cache = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse::<u64>().ok()).unwrap_or(0);
+        Some(max.saturating_sub(number(&group.join("memory.current")).unwrap_or(0).saturating_sub(cache)))
+    };
+    let deepest = root.join(ours);
+    deepest.ancestors().take_while(|group| group.starts_with(root)).filter_map(left).min().unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_tightest_control_group_around_us_counts_and_its_page_cache_does_not() {
+        let root = tempfile::tempdir().unwrap();
+        let unit = root.path().join("system.slice/db.service");
+        fs::create_dir_all(&unit).unwrap();
+        let write = |group: &Path, file: &str, text: &str| fs::write(group.join(file), text).unwrap();
+        let membership = "0::/system.slice/db.service\n";
+        assert_eq!(left_in_groups(root.path(), membership), u64::MAX, "no limit anywhere");
+        write(&unit, "memory.max", "max\n");
+        assert_eq!(left_in_groups(root.path(), membership), u64::MAX);
+        write(&unit, "memory.max", "1000\n");
+        write(&unit, "memory.current", "600\n");
+        write(&unit, "memory.stat", "anon 100\ninactive_file 500\n");
+        assert_eq!(left_in_groups(root.path(), membership), 900);
+        write(unit.parent().unwrap(), "memory.max", "300\n");
+        assert_eq!(left_in_groups(root.path(), membership), 300, "the slice's");
+        assert_eq!(left_in_groups(root.path(), "1:name=systemd:/x\n"), u64::MAX, "version 1 is not read");
+    }
 
     #[test]
     fn memory_follows_the_redo_within_its_bounds() {

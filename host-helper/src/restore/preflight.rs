@@ -93,7 +93,7 @@ async fn manifests(plan: &RestorePlanV1, bucket: &Bucket) -> Result<()> {
     let mut parent: Option<&PlanStep> = None;
     for step in &plan.steps {
         let at = &step.manifest;
-        let bytes = bucket.get(&at.key, at.version_id.as_deref(), at.size).await?;
+        let bytes = bucket.get(&at.key, at.version_id.as_deref(), ManifestV1::MAX_BYTES as u64).await?;
         let manifest = ManifestV1::parse_pinned(&bytes, at.sha256)
             .context(Failure::Damaged, || format!("read the manifest of {} at s3://{}/{}", step.backup_id, bucket.name(), at.key))?;
         let last = step.backup_id == plan.point.backup_id;

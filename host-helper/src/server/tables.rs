@@ -52,6 +52,7 @@ struct TableState {
     estimated_rows: u64,
     created: Option<i64>,
     updated: Option<i64>,
+    columns: Option<String>,
     rows: Option<u64>,
     hash: Option<String>,
 }
@@ -65,6 +66,15 @@ impl Server {
     pub(crate) async fn snapshot(&mut self, options: SnapshotOptions<'_>, cancel: &Cancel) -> Result<Snapshot> {
         self.limit_statements(options.vendor, LIST_LIMIT).await?;
         let mut snapshot = self.list_tables(options.vendor).await?;
+        match self.column_digests().await {
+            Ok(digests) => {
+                for (name, columns) in digests {
+                    snapshot.tables.entry(name).and_modify(|state| state.columns = Some(columns));
+                }
+            }
+            Err(error) if ran_out_of_time(&error) => tracing::warn!("no digests of the columns: the server did not list them in time"),
+            Err(error) => return Err(error),
+        }
         for chosen in options.hash_tables {
             let (schema, table) = chosen.split_once('.').unwrap_or((chosen, ""));
             let Some(state) = snapshot.tables.get_mut(&(schema.to_owned(), table.to_owned())) else {
@@ -110,12 +120,25 @@ impl Server {
                 created: next().and_then(|n| n.parse().ok()),
                 updated: next().and_then(|n| n.parse().ok()),
                 partitioned: next().is_some_and(|o| o.contains("partitioned")),
-                rows: None,
-                hash: None,
+                ..TableState::default()
             };
             snapshot.tables.insert((schema, table), state);
         }
         Ok(snapshot)
+    }
+
+    /// Of each table, views too, a digest of its columns' definitions: the server sums, so that a million columns stay there.
+    ///
+    /// # Errors
+    /// `Server`.
+    pub(crate) async fn column_digests(&mut self) -> Result<BTreeMap<(String, String), String>> {
+        let rows = self.texts(&column_digests_sql()).await?;
+        let digests = rows.into_iter().filter_map(|row| {
+            let mut fields = row.into_iter();
+            let mut next = || fields.next().flatten();
+            Some(((next()?, next()?), next()?))
+        });
+        Ok(digests.collect())
     }
 
     async fn count_rows(&mut self, snapshot: &mut Snapshot, options: SnapshotOptions<'_>, cancel: &Cancel) -> Result<()> {
@@ -141,6 +164,17 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// `<columns>:<sum>` of each table: the sum adds, for each column, the first 64 bits of the SHA-256 of its definition.
+fn column_digests_sql() -> String {
+    let texts = ["COLUMN_DEFAULT", "CHARACTER_SET_NAME", "COLLATION_NAME", "GENERATION_EXPRESSION"];
+    let texts = texts.map(|column| format!("IFNULL(SHA2({column},256),'N')")).join(",");
+    let definition = format!("CONCAT_WS('|',ORDINAL_POSITION,SHA2(COLUMN_NAME,256),SHA2(COLUMN_TYPE,256),IS_NULLABLE,EXTRA,{texts})");
+    format!(
+        "SELECT TABLE_SCHEMA, TABLE_NAME, CONCAT(COUNT(*),':',SUM(CAST(CONV(LEFT(SHA2({definition},256),16),16,10) AS UNSIGNED))) \
+         FROM information_schema.COLUMNS WHERE TABLE_SCHEMA NOT IN ({INTERNAL}) GROUP BY TABLE_SCHEMA, TABLE_NAME"
+    )
 }
 
 impl Snapshot {
@@ -171,6 +205,7 @@ impl Snapshot {
             schema: schema.clone(),
             table: table.clone(),
             engine: state.engine.clone(),
+            columns: before.and_then(|before| before.columns.clone()).filter(|columns| state.columns.as_ref() == Some(columns)),
             throughout: before.is_some(),
             rows: None,
             hash: None,

@@ -7,6 +7,7 @@
 use super::redact::Redactor;
 use crate::config::IoNice;
 use crate::error::{Context, Error, Result};
+use crate::shortage::Shortage;
 use crate::signal::Cancel;
 use highwater_core::Failure;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
@@ -332,7 +333,7 @@ impl Ended {
         }
     }
 
-    /// The line that says why: the last one that speaks of an error, else the last.
+    /// The line that says why: one that tells what ran short, else the last one that speaks of an error, else the last.
     fn telling_line(&self) -> Option<&str> {
         let speaks_of_error = |line: &&String| {
             let lower = line.to_ascii_lowercase();
@@ -340,7 +341,8 @@ impl Ended {
                 .iter()
                 .any(|w| lower.contains(w))
         };
-        self.tail.iter().rev().find(speaks_of_error).or_else(|| self.tail.last()).map(String::as_str)
+        let short = self.tail.iter().rev().find(|line| Shortage::told_by(line).is_some());
+        short.or_else(|| self.tail.iter().rev().find(speaks_of_error)).or_else(|| self.tail.last()).map(String::as_str)
     }
 
     /// Whether one of its last lines holds one of these words.
@@ -357,17 +359,8 @@ impl Ended {
 /// What class a tool's error line belongs to.
 fn class_of(line: &str) -> (Failure, Option<&'static str>) {
     let any = |words: &[&str]| words.iter().any(|w| line.contains(w));
-    if any(&[
-        "Errcode: 28",
-        "error 28",
-        "errno: 28",
-        "No space left",
-        "Errcode: 24",
-        "Too many open files",
-        "Errcode: 12",
-        "Cannot allocate memory",
-    ]) {
-        (Failure::Resources, Some("free disk space, memory or descriptors on this host"))
+    if let Some(shortage) = Shortage::told_by(line) {
+        (Failure::Resources, Some(shortage.hint()))
     } else if any(&["Access denied", "missing required privilege"]) {
         (Failure::Precondition, Some("`highwater-host doctor` names the missing privilege and the GRANT"))
     } else if any(&["Failed to connect", "server has gone away", "Lost connection", "Can't connect"]) {

@@ -23,12 +23,18 @@ const VALUES: &[&str] = &[
 ];
 /// Options without one.
 const FLAGS: &[&str] = &["no-defaults", "backup", "prepare", "apply-log-only"];
-const VERSION: &str = "8.0.35-31";
+
+/// Its server's version: of the file `mysql-version` beside it, else 8.0.35.
+fn server_version() -> String {
+    let me = PathBuf::from(std::env::args().next().unwrap_or_default());
+    std::fs::read_to_string(me.with_file_name("mysql-version")).map_or("8.0.35".to_owned(), |text| text.trim().to_owned())
+}
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.iter().any(|a| a == "--version") {
-        eprintln!("xtrabackup version {VERSION} based on MySQL server 8.0.35 Linux (x86_64) (revision id: 55ec21d7)");
+        let server = server_version();
+        eprintln!("xtrabackup version {server}-31 based on MySQL server {server} Linux (x86_64) (revision id: 55ec21d7)");
         return ExitCode::SUCCESS;
     }
     if let Some((at, unknown)) = args.iter().enumerate().find(|(at, arg)| !known(*at, arg)) {
@@ -62,11 +68,21 @@ fn value<'a>(args: &'a [String], name: &str) -> Option<&'a str> {
     args.iter().find_map(|a| a.strip_prefix("--")?.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// The engine's own options are a subset of XtraBackup's.
-fn engine(args: &[String]) -> Command {
+/// The engine's own options are a subset of XtraBackup's. It goes past a MySQL face to the server itself (`mysql_face`).
+fn engine(args: &[String], dir: &Path) -> Result<Command, String> {
     let mut command = Command::new("mariadb-backup");
-    command.args(args.iter().filter(|a| !a.starts_with("--lock-ddl") && *a != "--apply-log-only"));
-    command
+    for arg in args.iter().filter(|a| !a.starts_with("--lock-ddl") && *a != "--apply-log-only") {
+        match arg.strip_prefix("--defaults-file=").map(|file| (file, std::fs::read_to_string(file))) {
+            Some((_, Ok(text))) if text.contains("/mysql.sock") => {
+                let past = dir.join("past-the-face.cnf");
+                std::fs::write(&past, text.replace("/mysql.sock", "/server.sock")).map_err(|e| format!("write {}: {e}", past.display()))?;
+                command.arg(format!("--defaults-file={}", past.display()));
+            }
+            Some((file, Err(e))) => return Err(format!("read {file}: {e}")),
+            _ => drop(command.arg(arg)),
+        }
+    }
+    Ok(command)
 }
 
 fn ran(command: &mut Command) -> Result<(), String> {
@@ -75,10 +91,11 @@ fn ran(command: &mut Command) -> Result<(), String> {
 }
 
 fn backup(args: &[String]) -> Result<(), String> {
-    let dir = PathBuf::from(value(args, "target-dir").ok_or("no --target-dir")?).join("fake");
+    let target = PathBuf::from(value(args, "target-dir").ok_or("no --target-dir")?);
+    let dir = target.join("fake");
     let io = |what: &'static str| move |e: std::io::Error| format!("{what}: {e}");
     std::fs::create_dir_all(&dir).map_err(io("make a directory"))?;
-    let mut tool = engine(args).stdout(Stdio::piped()).spawn().map_err(io("start mariadb-backup"))?;
+    let mut tool = engine(args, &target)?.stdout(Stdio::piped()).spawn().map_err(io("start mariadb-backup"))?;
     let stream = tool.stdout.take().ok_or("no stream")?;
     ran(Command::new("mbstream").arg("-x").arg("-C").arg(&dir).stdin(stream))?;
     let status = tool.wait().map_err(io("wait for mariadb-backup"))?;
@@ -91,8 +108,16 @@ fn backup(args: &[String]) -> Result<(), String> {
         format!("{kept}flushed_lsn = {last}\nredo_memory = 0\nredo_frames = 0\n")
     })?;
     rewrite(&dir.join("xtrabackup_info"), |text| {
-        text.replace("tool_name = mariadb-backup", "tool_name = xtrabackup").replace("format = mbstream", "format = xbstream")
+        let lines = text.lines().map(|line| match line.split_once(" = ") {
+            Some(("server_version", _)) => format!("server_version = {}\n", server_version()),
+            Some(("tool_version", _)) => format!("tool_version = {}-31\n", server_version()),
+            Some(("tool_name", _)) => "tool_name = xtrabackup\n".to_owned(),
+            Some(("format", _)) => "format = xbstream\n".to_owned(),
+            _ => format!("{line}\n"),
+        });
+        lines.collect()
     })?;
+    let _ = std::fs::remove_file(target.join("past-the-face.cnf"));
     rename(&dir, "ib_logfile0", "xtrabackup_logfile")?;
     ran(Command::new("sh")
         .current_dir(&dir)
@@ -111,7 +136,7 @@ fn prepare(args: &[String]) -> Result<(), String> {
     for dir in [Some(&target), incremental.as_ref()].into_iter().flatten() {
         rename(dir, "xtrabackup_logfile", "ib_logfile0")?;
     }
-    ran(engine(args).stdout(Stdio::null()))?;
+    ran(engine(args, &target)?.stdout(Stdio::null()))?;
     let state = if args.iter().any(|a| a == "--apply-log-only") { "log-applied" } else { "full-prepared" };
     rewrite(&checkpoints, |text| text.replace("backup_type = log-applied", &format!("backup_type = {state}")))
 }

@@ -134,6 +134,11 @@ pub(crate) struct Point {
     pub(crate) backup_id: BackupId,
 }
 
+impl Point {
+    /// The record's format.
+    pub(crate) const FORMAT: &'static str = "highwater.catalog.point.v1";
+}
+
 /// What an event that may come twice has begun.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Once {
@@ -240,6 +245,20 @@ impl BackupRecord {
         Key::of(cluster, format!("backup#{id}"))
     }
 
+    /// This record, if it is the one that belongs at `key`.
+    ///
+    /// # Errors
+    /// `Unreadable`.
+    pub(crate) fn at(self, key: &Key) -> Result<Self, TableError> {
+        match Self::key(&self.cluster, &self.backup_id) == *key {
+            true => Ok(self),
+            false => {
+                let reason = format!("it is the record of {} of {}", self.backup_id, self.cluster);
+                Err(TableError::Unreadable { pk: key.pk.clone(), sk: key.sk.clone(), reason })
+            }
+        }
+    }
+
     /// The token of its lease; zero for one that was rebuilt.
     pub fn token(&self) -> u64 {
         self.asked.as_ref().map_or(0, |asked| asked.token)
@@ -290,7 +309,7 @@ pub(crate) fn point_time(at: Timestamp) -> String {
 /// # Errors
 /// `Unreadable`.
 pub fn put_points(stored: &StoredManifest) -> Result<Vec<Write>, TableError> {
-    let point = Point { format: "highwater.catalog.point.v1".to_owned(), backup_id: stored.id().clone() };
+    let point = Point { format: Point::FORMAT.to_owned(), backup_id: stored.id().clone() };
     point_keys(stored).into_iter().map(|key| Write::put(key, &point)).collect()
 }
 
@@ -304,7 +323,9 @@ impl CatalogTable {
     /// # Errors
     /// Those of the table.
     pub async fn backup(&self, cluster: &ClusterId, id: &BackupId) -> Result<Option<BackupRecord>, CatalogError> {
-        Ok(self.table.get(&BackupRecord::key(cluster, id)).await?)
+        let key = BackupRecord::key(cluster, id);
+        let record: Option<BackupRecord> = self.table.get(&key).await?;
+        record.map(|record| record.at(&key)).transpose().map_err(Into::into)
     }
 
     /// The newest backups, whatever became of them, the newest first.

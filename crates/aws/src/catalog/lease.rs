@@ -14,7 +14,8 @@ struct LeaseRecord {
     lease: Lease,
 }
 
-const FORMAT: &str = "highwater.catalog.lease.v1";
+/// The record's format.
+pub(crate) const FORMAT: &str = "highwater.catalog.lease.v1";
 
 fn key(cluster: &ClusterId) -> Key {
     Key::of(cluster, "lease")

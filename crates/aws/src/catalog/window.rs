@@ -3,10 +3,19 @@
 use super::backups::{BackupRecord, Point, lsn_prefix, point_lsn, point_time};
 use super::head::Head;
 use super::{CatalogError, CatalogTable};
-use crate::table::{Range, partition};
+use crate::table::{Key, Range, TableError, partition};
 use highwater_core::catalog::{Catalog, StoredManifest};
 use highwater_core::plan::Target;
 use highwater_core::{BackupId, ClusterId};
+use serde::Deserialize;
+
+/// A record with the sort key that it lies at.
+#[derive(Debug, Deserialize)]
+struct Keyed<T> {
+    sk: String,
+    #[serde(flatten)]
+    record: T,
+}
 
 /// The most records looked at for a backup near one that does not exist.
 const NEIGHBOURS: usize = 25;
@@ -68,33 +77,48 @@ impl CatalogTable {
     /// has no restore point, its neighbours for the message.
     ///
     /// # Errors
-    /// Those of the table.
+    /// `Unreadable` when the catalog points at a backup that it does not have; those of the table.
     pub async fn window_for(&self, cluster: &ClusterId, target: &Target) -> Result<Window, CatalogError> {
-        let head = self.head(cluster).await?;
-        let Some(newest) = &head.newest else {
-            return Ok(Window { catalog: Catalog::new(cluster.clone()), head });
-        };
-        let point = match target {
-            Target::Latest => Some(newest.backup_id.clone()),
-            Target::Backup(id) => Some(id.clone()),
-            Target::Time(at) => self.last_point(cluster, "time#", &point_time(*at)).await?,
-            Target::Lsn(lsn) => self.last_point(cluster, &lsn_prefix(&newest.incarnation), &point_lsn(*lsn)).await?,
-        };
-        let mut found = match &point {
-            Some(id) => self.chain_of(cluster, id).await?,
-            None => Vec::new(),
-        };
-        if found.is_empty() {
-            found = match (target, &point) {
-                (Target::Lsn(_), _) => self.first_point(cluster, &lsn_prefix(&newest.incarnation)).await?,
-                (_, Some(id)) => self.neighbours(cluster, id).await?,
-                (_, None) => self.first_point(cluster, "time#").await?,
+        let mut tries = 1;
+        loop {
+            let head = self.head(cluster).await?;
+            let Some(newest) = head.newest.clone() else {
+                return Ok(Window { catalog: Catalog::new(cluster.clone()), head });
             };
+            let lsns = lsn_prefix(&newest.incarnation);
+            let point = match target {
+                Target::Latest => Some(newest.backup_id.clone()),
+                Target::Backup(id) => Some(id.clone()),
+                Target::Time(at) => self.last_point(cluster, "time#", &point_time(*at)).await?,
+                Target::Lsn(lsn) => self.last_point(cluster, &lsns, &point_lsn(*lsn)).await?,
+            };
+            let mut found = match &point {
+                Some(id) => self.chain_of(cluster, id).await?,
+                None => Vec::new(),
+            };
+            match (&point, target) {
+                _ if !found.is_empty() => {}
+                (Some(id), Target::Backup(_)) => found = self.neighbours(cluster, id).await?,
+                (None, Target::Lsn(_)) => found = self.first_point(cluster, &lsns).await?,
+                (None, _) => found = self.first_point(cluster, "time#").await?,
+                // Between the two reads retention may have marked it; twice it has not.
+                (Some(_), _) if tries == 1 => {
+                    tries += 1;
+                    continue;
+                }
+                // An older restore point is not what was asked for.
+                (Some(id), _) => {
+                    let Key { pk, sk } = BackupRecord::key(cluster, id);
+                    return Err(
+                        TableError::Unreadable { pk, sk, reason: "a restore point leads to it, and it is not committed".into() }.into()
+                    );
+                }
+            }
+            if let Some(newest) = self.backup(cluster, &newest.backup_id).await? {
+                found.extend(newest.stored()?);
+            }
+            return Ok(Window { catalog: Catalog::of_committed(cluster.clone(), found), head });
         }
-        if let Some(newest) = self.backup(cluster, &newest.backup_id).await? {
-            found.extend(newest.stored()?);
-        }
-        Ok(Window { catalog: Catalog::of_committed(cluster.clone(), found), head })
     }
 
     /// A committed backup and everything its restore needs; nothing if it is not committed. One query where ids follow each
@@ -124,10 +148,11 @@ impl CatalogTable {
     }
 
     async fn committed(&self, range: Range) -> Result<Vec<StoredManifest>, CatalogError> {
-        let records: Vec<BackupRecord> = self.table.query(range).await?;
+        let pk = range.pk.clone();
+        let records: Vec<Keyed<BackupRecord>> = self.table.query(range).await?;
         let mut found = Vec::with_capacity(records.len());
-        for record in records {
-            found.extend(record.stored()?);
+        for Keyed { sk, record } in records {
+            found.extend(record.at(&Key { pk: pk.clone(), sk })?.stored()?);
         }
         Ok(found)
     }
@@ -135,17 +160,28 @@ impl CatalogTable {
     /// The last point of a prefix at or before a value.
     async fn last_point(&self, cluster: &ClusterId, prefix: &str, value: &str) -> Result<Option<BackupId>, CatalogError> {
         let range = Range { to: format!("{prefix}{value}#\u{10ffff}"), ..Range::prefixed(cluster, prefix) }.last(1);
-        let points: Vec<Point> = self.table.query(range).await?;
-        Ok(points.into_iter().next().map(|point| point.backup_id))
+        self.point(range).await
+    }
+
+    /// Where the first point of a range leads. Its key says so too: one that leads elsewhere would restore something else.
+    async fn point(&self, range: Range) -> Result<Option<BackupId>, CatalogError> {
+        let pk = range.pk.clone();
+        let points: Vec<Keyed<Point>> = self.table.query(range).await?;
+        let Some(Keyed { sk, record: Point { backup_id, .. } }) = points.into_iter().next() else {
+            return Ok(None);
+        };
+        match sk.rsplit('#').next() == Some(backup_id.to_string().as_str()) {
+            true => Ok(Some(backup_id)),
+            false => Err(TableError::Unreadable { pk, sk, reason: format!("it leads to {backup_id}") }.into()),
+        }
     }
 
     /// The backup of the first point of a prefix.
     async fn first_point(&self, cluster: &ClusterId, prefix: &str) -> Result<Vec<StoredManifest>, CatalogError> {
-        let points: Vec<Point> = self.table.query(Range { limit: 1, ..Range::prefixed(cluster, prefix) }).await?;
-        let Some(point) = points.into_iter().next() else {
+        let Some(id) = self.point(Range { limit: 1, ..Range::prefixed(cluster, prefix) }).await? else {
             return Ok(Vec::new());
         };
-        let record = self.backup(cluster, &point.backup_id).await?;
+        let record = self.backup(cluster, &id).await?;
         Ok(record.map(|record| record.stored()).transpose()?.flatten().into_iter().collect())
     }
 

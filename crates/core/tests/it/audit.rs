@@ -114,3 +114,18 @@ fn a_link_without_binlog_positions_is_a_weakness() {
     assert_eq!(names(&audit), ["UnprovableLink"]);
     assert!(!audit.is_broken());
 }
+
+#[test]
+fn a_child_whose_clock_was_set_back_is_a_regression_not_an_orphan() {
+    let full = store(full(10, 100));
+    let one = store(child(&full, Incremental, 20, 200));
+    // Its clock says that it ended before its parent began.
+    let mut early = child(&one, Incremental, 30, 300);
+    (early.started_at, early.finished_at) = (minute(11), minute(12));
+    let early = store(early);
+    for order in [[&full, &one, &early], [&early, &one, &full], [&one, &early, &full]] {
+        let audit = audit(cluster(), found(&order), None);
+        assert_eq!(names(&audit), ["Regression"]);
+        assert_eq!(audit.catalog.newest().unwrap().id(), one.id(), "and costs nobody else");
+    }
+}
