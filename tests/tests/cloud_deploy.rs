@@ -113,7 +113,7 @@ fn a_deleted_stack_leaves_its_data_catalog_keys_topic_and_guards_and_a_new_one_t
         };
         retained[resource["LogicalResourceId"].as_str().unwrap()] = json!({key: resource["PhysicalResourceId"]});
     }
-    assert_eq!(retained.as_object().unwrap().len(), 6, "two buckets, a table, two keys, a topic: {retained}");
+    assert_eq!(retained.as_object().unwrap().len(), 7, "three buckets, a table, two keys, a topic: {retained}");
 
     cloud.cli(&["iam", "detach-role-policy", "--role-name", "db-orders", "--policy-arn", policy]);
     cloud.cli(&["cloudformation", "delete-stack", "--stack-name", "highwater"]);
