@@ -146,7 +146,7 @@ def test_stack_is_what_the_template_says(cloud, stack):
     assert s3.get_bucket_versioning(Bucket=stack["Bucket"])["Status"] == "Enabled"
     assert s3.get_object_lock_configuration(Bucket=stack["Bucket"])["ObjectLockConfiguration"]["Rule"]["DefaultRetention"]["Days"] == 14
     functions = cloud.client("lambda").list_functions()["Functions"]
-    assert len(functions) == 11 and all(f["Environment"]["Variables"]["HIGHWATER_BUCKET"] == stack["Bucket"] for f in functions)
+    assert len(functions) == 12 and all(f["Environment"]["Variables"]["HIGHWATER_BUCKET"] == stack["Bucket"] for f in functions)
     stored = cloud.client("ssm").get_parameter(Name="/highwater/clusters/orders")["Parameter"]["Value"]
     assert json.loads(stored)["format"] == "highwater.cluster.v1"
     schedules = {s["Name"] for s in cloud.client("scheduler").list_schedules(GroupName="highwater")["Schedules"]}
