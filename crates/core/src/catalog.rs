@@ -152,7 +152,7 @@ impl Catalog {
                 }
             }
         }
-        catalog.name_early_children();
+        catalog.name_early_children(&neighbours);
         chain::name_cycles(&mut catalog.rejected);
         catalog.rejected.sort_by(|a, b| a.key.cmp(&b.key));
         catalog
@@ -160,13 +160,13 @@ impl Catalog {
 
     /// A child whose clock says that it finished before its parent was judged before that was known. Its parent is there by now, so the
     /// rule that it breaks is another.
-    fn name_early_children(&mut self) {
+    fn name_early_children(&mut self, neighbours: &Neighbours) {
         for at in 0..self.rejected.len() {
             let rejected = &self.rejected[at];
             let parent = rejected.manifest.as_ref().and_then(|m| m.manifest.parent.as_ref());
             let is_there = parent.is_some_and(|link| self.backups.contains_key(&link.backup_id));
             if let (true, Refusal::ParentUnknown { .. }, Some(stored)) = (is_there, &rejected.refusal, &rejected.manifest)
-                && let Err(refusal) = chain::admit(self, stored)
+                && let Err(refusal) = chain::admit_among(self, neighbours, stored)
             {
                 self.rejected[at].refusal = refusal;
             }
