@@ -462,6 +462,15 @@ mod tests {
     }
 
     #[test]
+    fn a_caller_who_is_recorded_twice_is_one_approver() {
+        let twice = |sessions: [u8; 2]| {
+            let votes = sessions.map(|session| Vote { by: caller(2, session), word: Word::Approve, at: at(1), reason: None });
+            PromotionRequest { votes: votes.into(), ..request(None) }.approvers().len()
+        };
+        assert_eq!((twice([0, 0]), twice([0, 1])), (1, 1));
+    }
+
+    #[test]
     fn the_requester_cannot_approve_under_any_session_name_and_may_withdraw() {
         let asked = request(Some(caller(1, 0)));
         for session in 0..3 {

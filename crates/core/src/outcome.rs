@@ -213,6 +213,8 @@ mod tests {
         check(Rollback, Some(0), &journal("reverted"), (None, true));
         check(Rollback, Some(15), "", (None, false));
         check(Rollback, Some(20), "", (Some(Outcome::Stuck), false));
+        let silent = judge(Promote, CommandEnd { status: "Failed", exit_code: Some(17), output: r#"{"message":""}"# });
+        assert_eq!(silent.reason, "the primary was not touched");
         let judged =
             judge(Promote, CommandEnd { status: "Failed", exit_code: Some(17), output: r#"{"message":"it expired","hint":"ask again"}"# });
         assert_eq!(judged.reason, "it expired (ask again)");

@@ -302,3 +302,25 @@ fn the_journal_round_trips_and_refuses_what_cannot_be() {
     assert!(PromotionJournalV1::parse(&bad.to_bytes()).is_err());
     assert!("../x".parse::<PromotionId>().is_err());
 }
+
+#[test]
+fn a_person_is_asked_when_a_directory_was_not_looked_at_or_is_at_two_places() {
+    let journal =
+        journal(2, State::Swapping { staged: staged(2), fence: Fence { was: ReadOnly::default(), last: None, at: Timestamp::UNIX_EPOCH } });
+    let seen = |disk: Disk, slot| SlotSeen {
+        live: mark(disk[0], slot),
+        aside: mark(disk[1], slot),
+        staged: mark(disk[2], slot),
+        undone: mark(disk[3], slot),
+    };
+    let before = [OLD, 0, NEW, 0];
+    let asked = |slots: Vec<SlotSeen>, goal, why: &str| match next_step(&journal, goal, &Observed { slots, server: ServerSeen::Stopped }) {
+        Decision::Ask(reason) => assert!(reason.contains(why), "{why}: {reason}"),
+        other => panic!("{why}: {other:?}"),
+    };
+    for goal in [Goal::Old, Goal::New] {
+        asked(vec![seen(before, 0)], goal, "not every directory was looked at");
+        asked(vec![seen(before, 0), seen([OLD, OLD, NEW, 0], 1)], goal, "at two places");
+        asked(vec![seen(before, 0), seen([OLD, 0, NEW, NEW], 1)], goal, "at two places");
+    }
+}

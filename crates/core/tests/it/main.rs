@@ -5,6 +5,7 @@
 mod audit;
 mod certificate;
 mod chain;
+mod documents;
 mod fixtures;
 mod model;
 mod planner;
