@@ -59,6 +59,7 @@ fn damage_to_an_object_is_named_with_every_restore_point_it_costs() {
             heads.insert(id.clone(), None);
         });
         check(key, "ObjectSize", 2, |heads, id| heads.get_mut(id).unwrap().as_mut().unwrap().size += 1);
+        check(key, "ObjectSize", 2, |heads, id| heads.get_mut(id).unwrap().as_mut().unwrap().size -= 1);
         check(key, "ObjectUnchecked", 2, |heads, id| {
             heads.remove(id);
         });
@@ -113,15 +114,45 @@ fn a_link_without_binlog_positions_is_a_weakness() {
     let audit = audit(cluster(), found(&[&full, &store(inc)]), None);
     assert_eq!(names(&audit), ["UnprovableLink"]);
     assert!(!audit.is_broken());
+    // Either side.
+    let mut silent = full.manifest.clone();
+    silent.binlog = None;
+    let silent = store(silent);
+    let audit = highwater_core::audit::audit(cluster(), found(&[&silent, &store(child(&silent, Incremental, 20, 200))]), None);
+    assert_eq!(names(&audit), ["UnprovableLink"]);
+    assert!(audit.findings[0].to_string().contains(&format!("{} recorded no binlog position", silent.id())), "{}", audit.findings[0]);
+}
+
+#[test]
+fn the_worst_comes_first_and_what_every_finding_costs_is_counted_once() {
+    let full = store(full(10, 100));
+    let one = store(child(&full, Incremental, 20, 200));
+    let mut two = child(&one, Incremental, 30, 300);
+    two.binlog = None;
+    let two = store(two);
+    let found = found(&[&full, &one, &two]);
+    let mut heads = healthy(&found);
+    for (id, facts) in &mut heads {
+        let of = |backup: &highwater_core::catalog::StoredManifest| id.key.contains(&format!("{}/", backup.id()));
+        if id.key.ends_with("data-000") && (of(&full) || of(&two)) {
+            *facts = None;
+        }
+    }
+    let audit = audit(cluster(), found, Some(&heads));
+    assert_eq!(names(&audit), ["ObjectMissing", "ObjectMissing", "UnprovableLink"]);
+    let lost: Vec<usize> = audit.findings.iter().map(|f| f.lost.len()).collect();
+    assert_eq!((lost, audit.lost().len()), (vec![3, 1, 0], 3));
+    // Manifests that are no restore points beside none that is one.
+    let orphans = highwater_core::audit::audit(cluster(), crate::support::found(&[&one, &two]), None);
+    assert_eq!(names(&orphans), ["NoRestorePoint", "OrphanIncremental", "OrphanIncremental"]);
 }
 
 #[test]
 fn a_child_whose_clock_was_set_back_is_a_regression_not_an_orphan() {
     let full = store(full(10, 100));
     let one = store(child(&full, Incremental, 20, 200));
-    // Its clock says that it ended before its parent began.
-    let mut early = child(&one, Incremental, 30, 300);
-    (early.started_at, early.finished_at) = (minute(11), minute(12));
+    // Its clock says that it ended before its parent did.
+    let early = child(&one, Incremental, 11, 300);
     let early = store(early);
     for order in [[&full, &one, &early], [&early, &one, &full], [&one, &early, &full]] {
         let audit = audit(cluster(), found(&order), None);

@@ -73,3 +73,40 @@ fn what_cannot_be_planned_is_explained() {
     assert_eq!(plan_restore(&holed, &Target::Latest, "b", minute(99)).unwrap().point.backup_id, *full.id());
     assert!(matches!(error(&holed, &one.id().to_string()), PlanError::UnknownBackup { .. }));
 }
+
+#[test]
+fn a_plan_holds_what_its_manifests_say_and_nothing_else() {
+    let ([_, full, one, two], catalog) = world();
+    let plan = plan_restore(&catalog, &Target::Latest, "backups", minute(99)).unwrap();
+    for (step, stored) in plan.steps.iter().zip([&full, &one, &two]) {
+        let m = &stored.manifest;
+        assert_eq!((&step.backup_id, step.kind, step.from_lsn, step.to_lsn), (&m.backup_id, m.kind, m.from_lsn, m.to_lsn));
+        assert_eq!((&step.tool, step.redo_bytes, step.raw_bytes), (&m.tool, m.redo_bytes, m.raw_bytes));
+        assert_eq!((&step.manifest, &step.objects, &step.inventory), (&stored.object_ref(), &m.objects, &m.inventory));
+    }
+    let m = &two.manifest;
+    assert_eq!((&plan.point.binlog, plan.point.last_lsn, plan.point.time), (&m.binlog, m.last_lsn, m.finished_at));
+    assert_eq!((plan.bucket.as_str(), plan.created_at, &plan.incarnation), ("backups", minute(99), &m.incarnation));
+    assert_eq!((plan.server.vendor, plan.server.version, &plan.server.settings), (m.source.vendor, m.source.version, &m.settings));
+}
+
+#[test]
+fn what_was_asked_for_wrongly_is_told_from_what_is_damaged() {
+    let (_, catalog) = world();
+    let error = |catalog: &Catalog, target: &str| plan_restore(catalog, &target.parse().unwrap(), "b", minute(99)).unwrap_err();
+    for target in ["20261122T002500Z-incremental-0001", "lsn:1", "2020-01-01T00:00:00Z"] {
+        assert_eq!(error(&catalog, target).failure(), Failure::Document, "{target}");
+    }
+    assert_eq!(error(&Catalog::new(cluster()), "latest").failure(), Failure::Document);
+    // Among several on either side, the nearest is named.
+    let near = error(&catalog, "20261122T000500Z-full-0001").to_string();
+    assert!(near.contains("20261121T222000Z-full-0001") && near.contains("20261122T001000Z-full-0001"), "{near}");
+    // A catalog that was tampered with: a backup without data is never planned.
+    let mut hollow = full(10, 100);
+    hollow.objects.clear();
+    let mut hollow = store(hollow);
+    hollow.manifest.objects.clear();
+    let tampered = Catalog::of_committed(cluster(), [hollow]);
+    let refused = error(&tampered, "latest");
+    assert!(matches!(&refused, PlanError::Impossible { .. }) && refused.failure() == Failure::Damaged, "{refused}");
+}

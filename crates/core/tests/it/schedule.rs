@@ -123,6 +123,51 @@ fn i4_an_id_is_never_given_twice() {
     assert!(catalog.get(&decision.backup_id).is_none());
 }
 
+#[test]
+fn an_id_that_a_refused_backup_has_taken_is_not_given_again_and_an_incarnation_neither() {
+    let (full, inc, catalog) = chain();
+    let mut other = crate::support::full(40, 10);
+    other.source.datadir_id = "other".into();
+    let other = store(other);
+    let refused_full = Catalog::rebuild(cluster(), found(&[&full, &inc, &other]));
+    assert_eq!(refused_full.rejected().len(), 1);
+    let decision = next_backup(&refused_full, SchedulePolicy::default(), NextFacts { nonce: 1, ..facts(40) });
+    assert_eq!(decision.kind, BackupKind::Full);
+    assert_ne!(decision.backup_id, *other.id());
+    // The very second and nonce of the incarnation that there is.
+    let again = NextFacts { force: Force::NewIncarnation, nonce: 0xaaaa, ..facts(0) };
+    assert!(next_backup(&catalog, SchedulePolicy::default(), again).incarnation > full.manifest.incarnation);
+}
+
+#[test]
+fn a_request_says_what_the_parent_was_and_until_when_it_holds() {
+    let (_, inc, catalog) = chain();
+    let decision = next_backup(&catalog, SchedulePolicy::default(), facts(30));
+    let request = decision.request(&catalog, "backups", minute(30), SignedDuration::from_hours(2));
+    let (parent, m) = (request.parent.unwrap(), &inc.manifest);
+    assert_eq!((&parent.link.backup_id, parent.link.to_lsn, parent.link.manifest_sha256), (&m.backup_id, m.to_lsn, inc.sha256));
+    assert_eq!((parent.last_lsn, &parent.source, &parent.binlog), (m.last_lsn, &m.source, &m.binlog));
+    assert_eq!((request.created_at, request.expires_at), (minute(30), minute(150)));
+    assert_eq!((request.bucket.as_str(), request.backup_id, request.incarnation), ("backups", decision.backup_id, decision.incarnation));
+}
+
+#[test]
+fn what_is_owed_is_the_strongest_and_first_of_what_was_asked_for_and_only_that_settles_it() {
+    let owed = |failures: &[Failure]| failures.iter().fold(None, |owed: Option<Owed>, f| Some(Owed::after(owed.as_ref(), *f))).unwrap();
+    let (weak, strong) = (owed(&[Failure::Storage, Failure::Server]), owed(&[Failure::Storage, Failure::ChainBroken]));
+    assert_eq!((weak.force, strong.force), (Force::Full, Force::NewIncarnation));
+    assert!(weak.why.contains("Storage") && strong.why.contains("ChainBroken"), "{} {}", weak.why, strong.why);
+    let (full, inc, _) = chain();
+    let again = store(crate::support::full(40, 400));
+    let mut renewed = crate::support::full(40, 400);
+    renewed.incarnation = highwater_core::Incarnation::new(minute(39), 1);
+    let renewed = store(renewed);
+    let settles = |owed: &Owed| [&inc, &again, &renewed].map(|new| owed.is_settled_by(new, Some(&full)));
+    assert_eq!(settles(&weak), [false, true, true]);
+    assert_eq!(settles(&strong), [false, false, true]);
+    assert!(strong.is_settled_by(&full, None), "the first of all is a new life");
+}
+
 /// A drill of a full of 1000 bytes in `full` seconds and one incremental of 1000 bytes in `incremental`.
 fn measured(full: f64, incremental: f64) -> Measured {
     let (full_bytes, incremental_bytes, incrementals) = (1000, 1000, 1);
