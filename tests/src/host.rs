@@ -179,14 +179,6 @@ impl Host {
         self.start(args).finish()
     }
 
-    /// The same with at most `data_kib` of memory for it, and for each process that it starts.
-    pub fn run_within(&self, data_kib: u64, args: &[&str]) -> Output {
-        let mut command = self.scratch.command("/bin/sh");
-        command.args(["-c", "ulimit -d \"$0\" && exec \"$@\"", &data_kib.to_string()]).arg(binary("highwater-host"));
-        command.arg("--json").arg("--config").arg(self.config()).args(args).envs(self.env.iter().map(|(k, v)| (k, v)));
-        Running::start(command, self.allowed.clone()).finish()
-    }
-
     /// Runs the operator's `highwater …` to its end.
     pub fn cli(&self, args: &[&str]) -> Output {
         let mut command = self.scratch.command(binary("highwater"));

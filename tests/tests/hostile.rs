@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// What the helper and the tool may hold, KiB: a restore of an honest backup needs less, and every lie below claims more.
-const DATA_KIB: u64 = 1 << 20;
+const DATA: &str = "--data=1073741824";
 const GIB: u64 = 1 << 30;
 
 /// One frame of an object: its stored bytes, and how long its table says that it is.
@@ -121,7 +121,7 @@ impl Scene {
     fn restore(&self, plan: &PlanFile, into: &Path) -> Output {
         let into = into.join("restore");
         let began = Instant::now();
-        let output = self.host.run_within(DATA_KIB, &["restore", "--plan", plan.path.to_str().unwrap(), "--into", into.to_str().unwrap()]);
+        let output = self.host.run_within(&[DATA], &["restore", "--plan", plan.path.to_str().unwrap(), "--into", into.to_str().unwrap()]);
         assert!(began.elapsed() < Duration::from_secs(60), "{output}");
         output
     }
@@ -266,9 +266,9 @@ fn documents_without_an_end_or_a_bottom_are_refused_in_bounded_memory() {
     let into = scene.host.path("into");
     for path in [&deep, &wide, Path::new("/dev/zero"), Path::new("/dev/full")] {
         let path = path.to_str().unwrap();
-        let output = scene.host.run_within(DATA_KIB, &["restore", "--plan", path, "--into", into.to_str().unwrap()]);
+        let output = scene.host.run_within(&[DATA], &["restore", "--plan", path, "--into", into.to_str().unwrap()]);
         assert!(!output.failed(Failure::Document).error().is_empty(), "{path}: {output}");
-        let output = scene.host.run_within(DATA_KIB, &["backup", "--request", path]);
+        let output = scene.host.run_within(&[DATA], &["backup", "--request", path]);
         assert!(!output.failed(Failure::Document).error().is_empty(), "{path}: {output}");
     }
     assert!(!into.exists());

@@ -260,13 +260,8 @@ impl Demo {
     /// The public half of the signing key, as a PEM file beside the certificates.
     fn public_key(&self) -> PathBuf {
         show("aws kms get-public-key", "--key-id alias/highwater-certificates");
-        let request = json!({"KeyId": self.cloud.output("SigningKey")});
-        let found = self.cloud.aws("kms", "TrentService.GetPublicKey", &request).unwrap_or_else(|e| panic!("{e:?}"));
-        let base64 = text(&found["PublicKey"]).into_bytes();
-        let lines: Vec<_> = base64.chunks(64).map(String::from_utf8_lossy).collect();
-        let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"));
         let file = Path::new(KEPT).join("signing-key.pem");
-        std::fs::write(&file, pem).expect("keep the public key");
+        std::fs::write(&file, self.cloud.public_key()).expect("keep the public key");
         file
     }
 
