@@ -135,6 +135,13 @@ fn every_command_of_the_documents_is_known_here() {
     let passing = BTreeSet::from(["highwater-host doctor --bucket BUCKET".to_owned()]);
     let unknown: Vec<_> = documented.difference(&known).filter(|command| !passing.contains(*command)).collect();
     let gone: Vec<_> = known.difference(&documented).collect();
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    for (command, how) in RUNS {
+        let By(whom) = how else { continue };
+        let named: Vec<_> = whom.split('`').skip(1).step_by(2).collect();
+        let missing = named.iter().find(|name| !name.contains(' ') && !tests.join(format!("{name}.rs")).exists());
+        assert!(missing.is_none(), "{command}: no test {missing:?}");
+    }
     assert!(unknown.is_empty() && gone.is_empty(), "not run here: {unknown:#?}\nin no document: {gone:#?}");
 }
 

@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What the helper and the tool may hold, KiB: a restore of an honest backup needs less, and every lie below claims more.
+/// What the helper and the tool may hold, as prlimit takes it, bytes: a restore of an honest backup needs less, and every lie below claims more.
 const DATA: &str = "--data=1073741824";
 const GIB: u64 = 1 << 30;
 
