@@ -17,7 +17,7 @@ fn aws(s3: &S3, arguments: &[&str]) -> String {
 
 fn plan(host: &Host, bucket: &str, name: &str, more: &[&str]) -> RestorePlanV1 {
     let out = host.path(name);
-    let arguments = ["plan", "--bucket", bucket, "--cluster", "orders", "--out", out.to_str().unwrap()];
+    let arguments = ["plan", "--bucket", bucket, "--cluster", "shop", "--out", out.to_str().unwrap()];
     host.cli(&[&arguments, more].concat()).success();
     RestorePlanV1::parse(&fs::read(out).unwrap()).unwrap()
 }
@@ -81,7 +81,7 @@ fn a_vault_restores_without_the_first_bucket_whatever_versions_its_copies_have()
     }
     damage(&s3, &host, &data.key, data.size);
     let out = host.path("none.json");
-    let refused = host.cli(&["plan", "--copied", "--bucket", "vault", "--cluster", "orders", "--out", out.to_str().unwrap()]);
+    let refused = host.cli(&["plan", "--copied", "--bucket", "vault", "--cluster", "shop", "--out", out.to_str().unwrap()]);
     refused.failed(Failure::Damaged);
     assert!(refused.to_string().contains(&data.key) && !Path::new(&out).exists(), "{refused}");
 }
