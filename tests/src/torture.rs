@@ -15,6 +15,7 @@ pub struct Torture {
     group: &'static str,
     seed: u64,
     random: u64,
+    round: u64,
     kills: u64,
     cases: u64,
 }
@@ -28,7 +29,7 @@ impl Torture {
         println!("{group}: {SEED}={seed}");
         // Groups of one seed differ by their names.
         let random = group.bytes().fold(seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        Self { group, seed, random: random | 1, kills: 0, cases: 0 }
+        Self { group, seed, random: random | 1, round: 0, kills: 0, cases: 0 }
     }
 
     /// Whether every point is taken.
@@ -36,9 +37,17 @@ impl Torture {
         std::env::var_os(LEDGER).is_some()
     }
 
-    /// How many rounds: few in `make test`, many in `make torture`.
-    pub fn rounds(&self, quick: usize, long: usize) -> std::ops::Range<usize> {
-        0..if Self::is_long() { long } else { quick }
+    /// Whether another round is needed: until so many points were executed, few in `make test` and many in `make torture`. A
+    /// moment may come too late for its process, so that a round need not execute one; there is an end to that too.
+    pub fn goes_on(&mut self, quick: u64, long: u64) -> bool {
+        let wanted = if Self::is_long() { long } else { quick };
+        self.round += 1;
+        self.kills + self.cases < wanted && self.round <= 3 * wanted + 10
+    }
+
+    /// Whether it is time for a look at everything, which takes longer than a round.
+    pub fn is_time_for_a_look(&self) -> bool {
+        self.round.is_multiple_of(16)
     }
 
     /// A number below `below`.

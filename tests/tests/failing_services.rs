@@ -55,7 +55,7 @@ fn deployed() -> (Cloud, MariaDb) {
 #[test]
 fn a_backup_waits_out_what_passes_and_is_committed() {
     let ((cloud, _db), mut torture) = (deployed(), Torture::begin("backup: throttled for a moment"));
-    for trouble in torture.some(BACKUP.to_vec(), 3) {
+    for trouble in torture.some(BACKUP.to_vec(), 2) {
         let before = backups(&cloud).len();
         cloud.fault(fault(trouble, Some(2)));
         cloud.fire("backup-orders");
@@ -73,7 +73,7 @@ fn a_backup_waits_out_what_passes_and_is_committed() {
 #[test]
 fn a_backup_that_is_kept_from_its_services_is_transient_leaves_no_lease_stuck_and_is_finished_later() {
     let ((cloud, _db), mut torture) = (deployed(), Torture::begin("backup: throttled for long"));
-    for trouble in torture.some(BACKUP.to_vec(), 2) {
+    for trouble in torture.some(BACKUP.to_vec(), 1) {
         let before = backups(&cloud).len();
         cloud.fault(fault(trouble, None));
         let asked = cloud.invoke("start-backup", &json!({"cluster": "orders"}));
@@ -91,7 +91,7 @@ fn a_backup_that_is_kept_from_its_services_is_transient_leaves_no_lease_stuck_an
         wait_for_within(Duration::from_secs(60), "the commit", || {
             let newest = backups(&cloud).pop()?;
             if newest["state"] == "running" {
-                cloud.invoke("reconcile", &json!({})).unwrap();
+                reconcile(&cloud);
             }
             (backups(&cloud).len() > before && newest["state"] == "committed").then_some(())
         });
@@ -101,6 +101,12 @@ fn a_backup_that_is_kept_from_its_services_is_transient_leaves_no_lease_stuck_an
         torture.withstood(&format!("{trouble:?}"));
     }
     torture.end();
+}
+
+/// Runs `reconcile`; again when another run of it, which an event began, was faster with something.
+fn reconcile(cloud: &Cloud) {
+    let run = || cloud.invoke("reconcile", &json!({}));
+    run().or_else(|(name, message)| if name == "Transient" { run() } else { Err((name, message)) }).unwrap();
 }
 
 /// What a drill needs beside.
@@ -138,7 +144,7 @@ fn a_drill_waits_out_what_passes_and_passes_and_what_stays_fails_it_and_leaves_n
         assert!(cause.contains(trouble.0), "{trouble:?}: {cause}");
         // A result that could not be recorded is recorded by `reconcile`: as a failure.
         cloud.no_faults();
-        cloud.invoke("reconcile", &json!({})).unwrap();
+        reconcile(&cloud);
         let record = cloud.wait_for_item("orders", "drill#", |item| item["execution"] == ended["executionArn"] && item["open"].is_null());
         assert_eq!(record["state"], "failed", "{trouble:?}: {record}");
         rest(&cloud);
@@ -169,7 +175,7 @@ fn reconcile_does_what_it_can_when_a_service_fails_and_the_rest_when_it_has_pass
     assert!(name == "Transient" && message.contains("ec2:DescribeInstances"), "{name}: {message}");
     cloud.wait_for_item("orders", "backup#", |item| item["state"] == "committed" && item["open"].is_null());
     cloud.no_faults();
-    cloud.invoke("reconcile", &json!({})).unwrap();
+    reconcile(&cloud);
     cloud.assert_sound("orders");
     torture.withstood("ec2:DescribeInstances for ever");
     // A plan that finds no table answers with what failed.

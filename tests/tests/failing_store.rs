@@ -109,7 +109,7 @@ fn a_backup_survives_a_store_that_fails_for_a_moment_and_names_what_stays() {
         row(Rule::once(Call::Get, Fault::Flip).at("requests/"), Fails(Failure::Document)),
         row(Rule::once(Call::Get, Fault::Flip).at("/manifest.json"), Fails(Failure::Damaged)),
     ];
-    let rows = [torture.some(passing, 7), torture.some(staying, 3)].concat();
+    let rows = [torture.some(passing, 5), torture.some(staying, 2)].concat();
     each(rows, &mut torture, |index, row| {
         let proxy = Proxy::before(&s3, &[row.rule]);
         let mut host = Host::new(&db, &s3);
@@ -211,7 +211,7 @@ fn a_restore_survives_a_store_that_fails_for_a_moment_and_names_what_stays() {
         row(Rule::once(Call::Get, Fault::Flip).at("/plan.json"), Fails(Failure::Document)),
         row(Rule::once(Call::Get, Fault::Short).at("/plan.json"), Fails(Failure::Damaged)),
     ];
-    let table = [torture.some(passing, 5), torture.some(staying, 3)].concat();
+    let table = [torture.some(passing, 4), torture.some(staying, 2)].concat();
     each(table, &mut torture, |index, row| {
         let proxy = Proxy::before(&s3, &[row.rule]);
         let mut host = Host::new(&db, &s3);

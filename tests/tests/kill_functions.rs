@@ -91,12 +91,13 @@ impl Scene {
         found["Commands"].as_array().unwrap().iter().filter(|command| command["Comment"] == comment.as_str()).count()
     }
 
-    /// As whoever called it, a machine or an event source: again after a crash, with what `next` makes of the event.
+    /// As whoever called it, a machine or an event source: again after a crash, or a race with another run, with what `next`
+    /// makes of the event.
     fn persist(&self, function: &str, event: &Value, next: impl Fn(&mut Value)) -> Result<Value, (String, String)> {
         let mut event = event.clone();
         for _ in 0..2 {
             match self.cloud.invoke(function, &event) {
-                Err((name, _)) if name == "Runtime.ExitError" => next(&mut event),
+                Err((name, _)) if name == "Runtime.ExitError" || name == "Transient" => next(&mut event),
                 answered => return answered,
             }
         }
@@ -356,7 +357,7 @@ fn record_drill(scene: &Scene) {
 
 fn the_machine(scene: &Scene) {
     let mut torture = Torture::begin("the drill's machine");
-    for _ in torture.rounds(1, 8) {
+    while torture.goes_on(3, 24) {
         // A function of each step, at a call that it surely makes, and not after launch-drill gave its token away.
         let kills = [("plan-restore", 6), ("launch-drill", 5), ("record-drill", 8)].map(|(function, calls)| {
             let skip = torture.pick(calls);
@@ -532,7 +533,9 @@ fn i6_prune_killed_between_any_two_calls_deletes_what_it_began_and_nothing_else(
         cloud.end_locks(&attempt);
         arm();
         let _ = cloud.invoke("prune", &json!({}));
-        let done = cloud.invoke("prune", &json!({"cluster": "orders"})).unwrap();
+        // The next day's run; of a late call it is that one's turn to be killed.
+        let next = || cloud.invoke("prune", &json!({"cluster": "orders"}));
+        let done = next().or_else(|_| next()).unwrap();
         assert_eq!(done["clusters"][0]["done"]["unfinished"], json!({}), "{done}");
         assert_eq!((versions(&old[0]), versions(&old[1]), cloud.keys(&attempt).len()), (0, 0, 0), "what was let go is gone");
         assert_eq!((versions(&new[0]), versions(&new[1])), (3, 3), "what is kept is whole");

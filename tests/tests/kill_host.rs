@@ -119,15 +119,10 @@ fn snapshot(into: &Path) -> Snapshot {
     Snapshot::of(&MariaDb::open(&into.join("data")))
 }
 
-/// Whether it is time for a look at everything, which takes longer than a round.
-fn is_due(round: usize) -> bool {
-    round % 16 == 15
-}
-
 #[test]
 fn a_backup_whose_helper_is_killed_at_any_moment_is_whole_or_nothing_and_the_next_one_succeeds() {
     let (mut shop, mut torture) = (Shop::open(), Torture::begin("backup: helper"));
-    for round in torture.rounds(6, 320) {
+    while torture.goes_on(4, 320) {
         shop.write();
         let (request, moment) = (shop.next(&mut torture), torture.moment(shop.full));
         let ended = cut(shop.start(&request), moment);
@@ -137,7 +132,7 @@ fn a_backup_whose_helper_is_killed_at_any_moment_is_whole_or_nothing_and_the_nex
         if ended.was_killed() {
             torture.survived(&format!("{} after {moment:?}", request.kind.as_str()));
         }
-        if is_due(round) {
+        if torture.is_time_for_a_look() {
             shop.is_sound(&torture);
         }
     }
@@ -164,7 +159,7 @@ fn a_backup_killed_at_a_named_point_is_whole_or_nothing_and_is_taken_again() {
 #[test]
 fn a_tool_killed_at_any_moment_fails_its_backup_and_the_same_request_succeeds() {
     let (mut shop, mut torture) = (Shop::open(), Torture::begin("backup: tool"));
-    for round in torture.rounds(3, 40) {
+    while torture.goes_on(2, 40) {
         shop.write();
         let (request, moment) = (shop.next(&mut torture), torture.moment(shop.full));
         let running = shop.start(&request);
@@ -182,7 +177,7 @@ fn a_tool_killed_at_any_moment_fails_its_backup_and_the_same_request_succeeds() 
             ended.success();
         }
         shop.take(&request);
-        if is_due(round) {
+        if torture.is_time_for_a_look() {
             shop.is_sound(&torture);
         }
     }
@@ -193,7 +188,7 @@ fn a_tool_killed_at_any_moment_fails_its_backup_and_the_same_request_succeeds() 
 #[test]
 fn a_server_killed_during_its_backup_keeps_its_rows_and_the_next_backup_succeeds() {
     let (mut shop, mut torture) = (Shop::open(), Torture::begin("backup: server"));
-    for round in torture.rounds(2, 30) {
+    while torture.goes_on(1, 30) {
         shop.write();
         let rows = Snapshot::of(&shop.db);
         let (request, moment) = (shop.next(&mut torture), torture.moment(shop.full));
@@ -215,7 +210,7 @@ fn a_server_killed_during_its_backup_keeps_its_rows_and_the_next_backup_succeeds
         let again = shop.host.request(shop.chain.last().filter(|_| !ended.status.success() && !power));
         shop.take(&again);
         torture.survived(&format!("{}{} after {moment:?}", request.kind.as_str(), if power { ", helper too," } else { "" }));
-        if is_due(round) {
+        if torture.is_time_for_a_look() {
             shop.is_sound(&torture);
         }
     }
@@ -243,7 +238,7 @@ fn a_restore_whose_helper_or_tool_is_killed_at_any_moments_is_finished_by_runnin
     let args = ["restore", "--plan", text(&plan.path), "--into", text(&into)];
     let (_, whole) = timed(|| shop.host.run(&args).success().status);
     fs::remove_dir_all(&into).unwrap();
-    for _ in torture.rounds(5, 180) {
+    while torture.goes_on(3, 180) {
         let mut points = Vec::new();
         for _ in 0..=torture.pick(2) {
             let moment = torture.moment(whole);
@@ -279,7 +274,7 @@ fn a_drill_whose_helper_or_server_is_killed_at_any_moment_never_passes_by_that_a
     let (work, report) = (shop.host.path("work"), shop.host.report_of(&plan));
     let args = ["drill", "--plan", text(&plan.path), "--work", text(&work), "--report", text(&report)];
     let (_, whole) = timed(|| shop.host.run(&args).success().status);
-    for _ in torture.rounds(4, 60) {
+    while torture.goes_on(2, 60) {
         let mut running = shop.host.start(&args);
         let point = if torture.pick(2) == 0 {
             let moment = torture.moment(whole);
@@ -375,7 +370,7 @@ fn a_promotion_and_a_roll_back_killed_at_any_moment_end_at_exactly_the_old_or_th
     let (_, promotion) = timed(|| primary.promote().finish().success().status);
     let (_, roll_back) = timed(|| primary.host.run(&["rollback"]).success().status);
     primary.again();
-    for _ in torture.rounds(2, 45) {
+    while torture.goes_on(2, 90) {
         let moment = torture.moment(promotion);
         let ended = cut(primary.promote(), moment);
         let point = format!("promote after {moment:?}");
@@ -407,7 +402,7 @@ fn a_server_killed_during_a_promotion_ends_with_exactly_the_old_or_the_new_rows(
     let (_, promotion) = timed(|| primary.promote().finish().success().status);
     primary.host.run(&["rollback"]).success();
     primary.again();
-    for _ in torture.rounds(1, 20) {
+    while torture.goes_on(1, 20) {
         let moment = torture.moment(promotion);
         let running = primary.promote();
         sleep(moment);

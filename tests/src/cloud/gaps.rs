@@ -10,47 +10,81 @@ use highwater_core::audit::{audit_catalog, objects_of};
 use jiff::Timestamp;
 use serde_json::json;
 
-/// More calls than any function makes in a round.
-const MANY: usize = 1_000_000;
+/// How many calls of a function the points of `make test` are looked for in; few functions make fewer.
+const EARLY: u64 = 16;
+
+/// A kill that was ordered: calls that it let pass, that it struck, and which it struck.
+struct Kill {
+    passed: u64,
+    hits: u64,
+    call: String,
+}
+
+const EFFECTS: [&str; 2] = ["kill-before", "kill-after"];
+
+impl Kill {
+    fn tell(&self, torture: &mut Torture, function: &str, nth: u64, effect: &str) {
+        if self.hits > 0 {
+            torture.survived(&format!("{function}, {effect} call {nth}, {}", self.call));
+        }
+    }
+}
 
 impl Cloud {
-    /// Runs `round` again and again, and kills `function` in each at another of its calls: before the call is carried out, and
+    /// Runs `round` again and again, and kills `function` in each at another of its calls: before the call is carried out, or
     /// after. `make torture` goes on until a round has no such call any more, so that every gap between two calls is met;
-    /// `make test` takes `quick` of them. A round prepares what it needs, calls what it is given, lets the function run, and
+    /// `make test` takes `quick` points. A round prepares what it needs, calls what it is given, lets the function run, and
     /// then whatever runs next by itself; and it panics unless all is as if nothing had happened.
-    pub fn kill_at_every_call(&self, torture: &mut Torture, function: &str, quick: usize, mut round: impl FnMut(&dyn Fn())) {
-        let order = |effect: &str, nth: usize| {
-            self.fault(json!({"on": format!("function:{DEPLOYMENT}-{function}"), "effect": effect, "skip": nth - 1, "times": 1}));
-        };
-        round(&|| order("kill-before", MANY));
-        let calls = usize::try_from(self.last_kill(function).0).expect("a number of calls");
-        assert!(calls > 0, "{function} made no call");
-        self.no_faults();
-        let effects = ["kill-before", "kill-after"];
-        let points: Vec<_> = (1..=calls).flat_map(|nth| effects.map(|effect| (nth, effect))).collect();
+    pub fn kill_at_every_call(&self, torture: &mut Torture, function: &str, quick: usize, round: impl FnMut(&dyn Fn())) {
+        let before = torture.kills();
+        if Torture::is_long() {
+            self.kill_at_all_calls(torture, function, round);
+        } else {
+            self.kill_at_some_calls(torture, function, quick, round);
+        }
+        assert!(torture.kills() > before, "{function} was never killed");
+    }
+
+    fn kill_at_all_calls(&self, torture: &mut Torture, function: &str, mut round: impl FnMut(&dyn Fn())) {
+        // Calls of one round differ by a few from those of another: two numbers that nothing met are the end.
         let mut missed = 0;
-        for (nth, effect) in torture.some(points, quick) {
-            round(&|| order(effect, nth));
-            let (_, hits, call) = self.last_kill(function);
-            self.no_faults();
-            if hits > 0 {
-                torture.survived(&format!("{function}, {effect} call {nth}, {call}"));
+        for nth in 1.. {
+            for effect in EFFECTS {
+                let kill = self.kill_at(function, nth, effect, &mut round);
+                missed = if kill.hits > 0 { 0 } else { missed + 1 };
+                kill.tell(torture, function, nth, effect);
             }
-            // The calls were counted over a whole round, in which the function may have run twice: beyond one run there is nothing to meet.
-            missed = if hits > 0 { 0 } else { missed + 1 };
-            if missed == 4 {
-                break;
+            if missed >= 2 * EFFECTS.len() {
+                return;
             }
         }
     }
 
-    /// Of the kill that was ordered last for a function: calls that it let pass, that it struck, and which it struck.
-    fn last_kill(&self, function: &str) -> (u64, u64, String) {
+    fn kill_at_some_calls(&self, torture: &mut Torture, function: &str, quick: usize, mut round: impl FnMut(&dyn Fn())) {
+        let (mut calls, mut met) = (EARLY, 0);
+        for _ in 0..quick + 3 {
+            let (nth, effect) = (1 + torture.pick(calls), EFFECTS[usize::from(torture.pick(2) == 0)]);
+            let kill = self.kill_at(function, nth, effect, &mut round);
+            if kill.hits == 0 {
+                calls = kill.passed;
+            }
+            met += usize::from(kill.hits > 0);
+            kill.tell(torture, function, nth, effect);
+            if met == quick {
+                return;
+            }
+        }
+        panic!("{function}: {met} of {quick} points were met");
+    }
+
+    fn kill_at(&self, function: &str, nth: u64, effect: &str, round: &mut impl FnMut(&dyn Fn())) -> Kill {
         let on = format!("function:{DEPLOYMENT}-{function}");
+        round(&|| self.fault(json!({"on": on, "effect": effect, "skip": nth - 1, "times": 1})));
         let faults = self.control("GET", "faults", &json!({}));
+        self.no_faults();
         let fault = array(&faults).iter().rev().find(|fault| fault["on"] == on.as_str()).unwrap_or_else(|| panic!("no kill of {function}"));
         let number = |name: &str| fault[name].as_u64().expect("a number");
-        (number("passed"), number("hits"), fault["last"].as_str().unwrap_or_default().to_owned())
+        Kill { passed: number("passed"), hits: number("hits"), call: fault["last"].as_str().unwrap_or_default().to_owned() }
     }
 
     /// Panics unless a cluster is at rest and in order: nothing open, the lease free, no drill's instance, the catalog exactly
