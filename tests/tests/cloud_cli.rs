@@ -342,6 +342,8 @@ fn promotion(scene: &Scene, db: &MariaDb) {
     scene.text(&["approvals", "--cluster", "orders"], &["no request for a promotion of orders", "you are "]);
     scene.refused(&["restore", "--cluster", "orders", "--target", "lsn:1"], 11, "the earliest restore point");
 
+    let newest = || scene.value(&["backups", "--cluster", "orders", "--limit", "1"])["backups"][0].clone();
+    let incarnation = newest()["incarnation"].clone();
     // Asked for, drilled, approved by somebody else, promoted: one command follows all of it.
     let child = scene.command(&scene.operator, &["--json", "restore", "--cluster", "orders"]);
     let follower = std::thread::spawn(move || {
@@ -369,8 +371,8 @@ fn promotion(scene: &Scene, db: &MariaDb) {
     }
     assert_eq!(db.value::<u64>("SELECT COUNT(*) FROM shop.orders"), 3);
     wait_for("the full of the new incarnation", || {
-        let newest = scene.value(&["backups", "--cluster", "orders", "--limit", "1"])["backups"][0].clone();
-        (newest["state"] == "committed" && newest["finished_at"].is_string()).then_some(())
+        let newest = newest();
+        (newest["state"] == "committed" && newest["incarnation"] != incarnation).then_some(())
     });
 
     // Asked for again, and withdrawn.
@@ -407,11 +409,12 @@ fn a_chain_that_would_take_too_long_to_restore_is_followed_by_a_full_that_says_w
     let status = scene.run(&["--json", "status", "--cluster", "orders"]).json()["clusters"][0].clone();
     assert_eq!((&status["needs"], status["rto"]["target_seconds"].as_i64()), (&json!([]), Some(600)), "{status}");
     let why = text(&status["next_is_full"]);
-    assert!(why.contains("a restore is expected to take 30 min") && why.contains("10 min are allowed"), "two incrementals: {why}");
+    assert!(status["rto"]["expected_seconds"].as_i64().is_some_and(|s| s >= 1800), "two incrementals: {status}");
+    assert!(why.starts_with("a restore is expected to take ") && why.contains("10 min are allowed"), "{why}");
     scene.text(&["status", "--cluster", "orders"], &["the next backup is a full: a restore is expected to take"]);
     let full = backup();
     assert_eq!(full["kind"], "full");
-    assert!(text(&full["reason"]).starts_with("a restore is expected to take 30 min"), "{full}");
+    assert!(text(&full["reason"]).starts_with("a restore is expected to take "), "{full}");
     scene.text(&["show", text(&full["backup_id"]), "--cluster", "orders"], &["a restore is expected to take"]);
     assert_eq!(backup()["kind"], "incremental", "a full alone is in time again");
 }
