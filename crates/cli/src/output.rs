@@ -6,9 +6,13 @@ use serde_json::Value;
 use std::io::Write;
 use std::path::Path;
 
-/// Prints the result: the value for a machine, or the text for a person.
+/// Prints the result: the value for a machine, or the text for a person; no text where the error that follows says it all.
 pub(crate) fn show(json: bool, value: &Value, text: &str) {
-    if json { println!("{value}") } else { println!("{}", text.trim_end()) }
+    match (json, text.trim_end()) {
+        (true, _) => println!("{value}"),
+        (false, "") => {}
+        (false, text) => println!("{text}"),
+    }
 }
 
 /// Writes a document to a new file, whole or not at all, and returns its digest. A file that holds the very same

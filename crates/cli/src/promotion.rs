@@ -97,15 +97,15 @@ pub(crate) async fn follow(deployment: &Deployment, cluster: &ClusterId, id: &Pr
 /// How a request ended.
 enum Ended {
     /// Without a promotion.
-    Refused(PromotionRequest),
-    Promoted(PromotionRecord),
+    Refused(Box<PromotionRequest>),
+    Promoted(Box<PromotionRecord>),
 }
 
 async fn look(catalog: &CatalogTable, machine: &Executions, cluster: &ClusterId, id: &PromotionId) -> Result<Seen<Ended>> {
     if let Some(record) = catalog.promotion(cluster, id).await? {
         return Ok(match &record.state {
             State::Requested | State::Running { .. } => Seen::Runs(format!("promoting on {} ({})", record.host, record.state.name())),
-            _ => Seen::Ended(Ended::Promoted(record)),
+            _ => Seen::Ended(Ended::Promoted(Box::new(record))),
         });
     }
     let record = catalog.approval(cluster, id).await?.ok_or_else(|| unknown("request", id, cluster))?;
@@ -122,10 +122,10 @@ async fn look(catalog: &CatalogTable, machine: &Executions, cluster: &ClusterId,
             // Ended, and no promotion was begun: the last look may have been just before it was.
             _ => match catalog.promotion(cluster, id).await? {
                 Some(_) => Seen::Runs("promoting".to_owned()),
-                None => Seen::Ended(Ended::Refused(request)),
+                None => Seen::Ended(Ended::Refused(Box::new(request))),
             },
         },
-        RequestState::Denied {} | RequestState::Void { .. } => Seen::Ended(Ended::Refused(request)),
+        RequestState::Denied {} | RequestState::Void { .. } => Seen::Ended(Ended::Refused(Box::new(request))),
     })
 }
 
