@@ -3,7 +3,7 @@
 use crate::error::FunctionError;
 use highwater_aws::kms::SigningKey;
 use highwater_aws::s3::Bucket;
-use highwater_core::certificate::{CERTIFICATE_NAME, CertificateV1, SIGNATURE_NAME};
+use highwater_core::certificate::{CERTIFICATE_NAME, CertificateV1, SIGNATURE_NAME, is_signature};
 use highwater_core::ids::drill_prefix;
 use highwater_core::{ClusterId, Document, DrillId, Failure, Pinned, Sha256};
 use serde::Deserialize;
@@ -29,6 +29,9 @@ pub async fn certificate(bucket: &Bucket, key: &SigningKey, drill: &Drilled) -> 
     let sha256 = Sha256::of(&bytes);
     let refused = |reason: &str| FunctionError::of(Failure::Approval, format!("{at}: {reason}; drill again"));
     // The signature before the content: nothing that somebody else wrote is parsed.
+    if !is_signature(&signature) {
+        return Err(refused("what lies beside it is no signature"));
+    }
     if !key.verify(sha256, &signature).await? {
         return Err(refused("the signature is not the deployment's key's over these bytes: the certificate was changed"));
     }

@@ -256,6 +256,11 @@ impl PublicKey {
     }
 }
 
+/// Whether bytes have the form of a signature at all: what has not is not worth asking a key about.
+pub fn is_signature(bytes: &[u8]) -> bool {
+    Signature::from_der(bytes).is_ok()
+}
+
 /// Reads a certificate whose signature holds. The signature is checked before anything is parsed.
 ///
 /// # Errors
