@@ -98,10 +98,10 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
     actions: ["ssm:GetParameter", "ssm:GetParametersByPath"],
     resources: [names.parameterArn, `${names.parameterArn}/*`],
   };
-  const read = (keys: string[], why: string): Grant => ({
+  const read = (keys: string[], why: string, actions = ["s3:GetObject", "s3:GetObjectVersion"]): Grant => ({
     sid: "ReadObjects",
     why,
-    actions: ["s3:GetObject", "s3:GetObjectVersion"],
+    actions,
     resources: keys.map((key) => names.objects(key)),
   });
   const create = (keys: string, why: string): Grant => ({ sid: "CreateObjects", why: `${why} The bucket's policy refuses to overwrite.`, actions: ["s3:PutObject"], resources: [names.objects(keys)] });
@@ -203,7 +203,6 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
         { sid: "ReadDeployment", why: "Prices, for the estimated cost.", actions: ["ssm:GetParameter"], resources: [names.deploymentParameterArn] },
         catalog("Dead leases and lost operations.", [GET, QUERY, PUT]),
         openOperations,
-        commandResult,
         { sid: "FinishForThem", why: "What an event would have called.", actions: ["lambda:InvokeFunction"], resources: [names.function("finish-backup"), names.function("finish-promote")] },
         { sid: "FindInstances", why: "Drill instances, by tag; the action knows no resource.", actions: ["ec2:DescribeInstances"], resources: ["*"] },
         terminate(names),
@@ -224,7 +223,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       byEvent: true,
       env: env.pages,
       grants: [
-        everyCluster,
+        { ...everyCluster, actions: ["ssm:GetParametersByPath"] },
         catalog("What the page shows.", [GET, QUERY]),
         { sid: "WriteStatus", why: "The one writer of the page, which is put only over the page that it read.", actions: ["s3:PutObject", "s3:GetObject"], resources: [`${names.pagesArn}/${STATUS_PAGE}`] },
         { sid: "FindStatus", why: "Whether there is a page: of an absent object S3 says 403 to whom may not list.", actions: ["s3:ListBucket"], resources: [names.pagesArn] },
@@ -287,7 +286,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
         cluster,
         findPrimary,
         catalog("The open approval, with the task's token.", [GET, PUT]),
-        read([DRILLS], "The certificate that the approval will be bound to."),
+        read([DRILLS], "The certificate that the approval will be bound to.", ["s3:GetObject"]),
         s3Key(false),
         verify,
         ...notify("The question to the approvers."),
@@ -315,7 +314,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
         cluster,
         findPrimary,
         catalog("The lease, the approval's use, and the promotion's record.", [GET, PUT, UPDATE, CHECK]),
-        read([DRILLS, PROMOTIONS], "Plan, report, certificate and approval, checked again."),
+        read([DRILLS, PROMOTIONS], "Plan, report, certificate and approval, checked again.", ["s3:GetObject"]),
         s3Key(false),
         verify,
         findCommands,
@@ -350,7 +349,7 @@ function specifications(config: Config, names: Names, storage: Storage, hosts: H
       grants: [
         everyCluster,
         catalog("Marks before, and removes after, the objects are gone.", [GET, QUERY, PUT, UPDATE, DELETE]),
-        read(["v1/*"], "The locks of a backup's objects."),
+        read(["v1/*"], "The locks of a backup's objects.", ["s3:GetObjectVersion"]),
         s3Key(false),
         {
           sid: "ListVersions",
