@@ -16,7 +16,7 @@ use std::time::Duration;
 /// Arguments of `follow`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  highwater follow 20261122T020000Z-incr-4f7c --cluster orders      # a backup\n  highwater follow 20261122T023000Z-4f7c90ab --cluster orders       # a drill\n  highwater follow 20261122T025000Z-4f7c --cluster orders           # a promotion\n\nCtrl-C stops following, and nothing else."
+    after_help = "Examples:\n  highwater follow 20261122T020000Z-full-4f7c --cluster orders      # a backup\n  highwater follow 20261122T023000Z-4f7c90ab --cluster orders       # a drill\n  highwater follow 20261122T025000Z-4f7c --cluster orders           # a promotion\n\nCtrl-C stops following, and nothing else."
 )]
 pub(crate) struct FollowArgs {
     /// A backup's, a drill's or a request's id, or the ARN of a drill's execution.

@@ -174,7 +174,7 @@ mod tests {
         ];
         let mut busy = well("carts");
         busy.running =
-            vec![Running { what: "backup", id: "20261122T025500Z-incr-0001".into(), since: at("2026-11-22T02:55:00Z"), step: None }];
+            vec![Running { what: "backup", id: "20261122T025500Z-incremental-0001".into(), since: at("2026-11-22T02:55:00Z"), step: None }];
         busy.next_is_full = Some("a restore is expected to take 20 min, 15 min are allowed".into());
         busy.requests = vec![OpenRequest {
             id: "20261122T025000Z-4f7c".parse().unwrap(),

@@ -318,7 +318,7 @@ mod tests {
     }
 
     fn amount(estimate: &Estimate, what: &str) -> f64 {
-        estimate.lines.iter().find(|l| l.what == what).and_then(|l| l.amount).unwrap_or_else(|| panic!("no {what}: {estimate:?}"))
+        estimate.lines.iter().filter(|l| l.what == what).find_map(|l| l.amount).unwrap_or_else(|| panic!("no {what}: {estimate:?}"))
     }
 
     fn near(a: f64, b: f64) {

@@ -111,7 +111,7 @@ impl Cluster {
     }
 
     fn failed(failure: Failure, at: i64) -> Self {
-        let backup_id = "20261122T003000Z-incr-0001".parse().unwrap();
+        let backup_id = "20261122T003000Z-incremental-0001".parse().unwrap();
         let last_failure = Some(FailedBackup { backup_id, failure, message: "it broke".into(), at: minute(at) });
         Self { last_failure, ..Self::well() }
     }
@@ -147,7 +147,7 @@ fn whoever_is_needed_is_told_what_for_in_the_runbooks_words() {
     let text = "the last drill passed 1 d ago, 1 d are allowed";
     check(Cluster { proven: Some(old), ..Cluster::well() }, 60, &[("drills-overdue", text)]);
 
-    let text = "backup 20261122T003000Z-incr-0001 failed (Tool): it broke";
+    let text = "backup 20261122T003000Z-incremental-0001 failed (Tool): it broke";
     check(Cluster::failed(Failure::Tool, 31), 60, &[("backups-failed", text)]);
     check(Cluster::failed(Failure::ChainBroken, 31), 60, &[("chain-broken", "the chain is broken: it broke")]);
     check(Cluster::failed(Failure::Storage, 31), 60, &[]);
@@ -196,7 +196,7 @@ fn a_restore_that_takes_too_long_makes_the_next_backup_a_full_or_needs_a_person(
 #[test]
 fn what_runs_and_what_is_owed_is_shown() {
     let mut busy = Cluster::well();
-    let holder = Holder { operation: "20261122T005000Z-incr-0001".into(), purpose: Purpose::Backup, expires_at: minute(500) };
+    let holder = Holder { operation: "20261122T005000Z-incremental-0001".into(), purpose: Purpose::Backup, expires_at: minute(500) };
     busy.lease = Lease { token: 3, holder: Some(holder) };
     let backup_id = busy.drills[0].backup_id.clone();
     busy.drills.insert(0, Drill { drill_id: drill_id(55), backup_id, has_report: false, state: DrillState::Open { step: "running" } });
