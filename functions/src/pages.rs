@@ -67,7 +67,7 @@ impl Pages {
 }
 
 async fn create(bucket: &Bucket, key: &str, page: &str) -> Result<(), StoreError> {
-    match bucket.put_new(key, page.to_owned().into(), CONTENT_TYPE).await {
+    match bucket.put_where_free(key, page.to_owned().into(), CONTENT_TYPE).await {
         Err(error) if error.kind != StoreErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }

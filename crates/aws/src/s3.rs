@@ -318,6 +318,21 @@ impl Bucket {
     /// # Errors
     /// `AlreadyExists` when the key holds other bytes; `AccessDenied`, `Unavailable`.
     pub async fn put_new(&self, key: &str, bytes: Bytes, content_type: &str) -> Result<Stored, StoreError> {
+        match self.put_where_free(key, bytes.clone(), content_type).await {
+            Err(error) if error.kind == StoreErrorKind::AlreadyExists => {
+                let head = self.head(key, None).await?;
+                let same = head.size == bytes.len() as u64 && self.get(key, head.version_id.as_deref(), head.size).await? == bytes;
+                if same { Ok(Stored { version_id: head.version_id }) } else { Err(error) }
+            }
+            done => done,
+        }
+    }
+
+    /// Creates a small object where the key is free, and reads nothing: for a caller who may not read there.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, whatever the key holds; `AccessDenied`, `Unavailable`.
+    pub async fn put_where_free(&self, key: &str, bytes: Bytes, content_type: &str) -> Result<Stored, StoreError> {
         let sent = self
             .client
             .put_object()
@@ -326,18 +341,10 @@ impl Bucket {
             .content_type(content_type)
             .if_none_match("*")
             .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
-            .body(ByteStream::from(bytes.clone()))
+            .body(ByteStream::from(bytes))
             .send()
             .await;
-        match sent.map_err(|e| self.sdk_error("put", key, e)) {
-            Ok(answer) => Ok(Stored { version_id: answer.version_id }),
-            Err(error) if error.kind == StoreErrorKind::AlreadyExists => {
-                let head = self.head(key, None).await?;
-                let same = head.size == bytes.len() as u64 && self.get(key, head.version_id.as_deref(), head.size).await? == bytes;
-                if same { Ok(Stored { version_id: head.version_id }) } else { Err(error) }
-            }
-            Err(error) => Err(error),
-        }
+        sent.map(|answer| Stored { version_id: answer.version_id }).map_err(|e| self.sdk_error("put", key, e))
     }
 
     /// The ETag of an object, if there is one: for [`Bucket::replace`].
