@@ -132,6 +132,13 @@ impl Scene {
         (id, asked["execution"].as_str().unwrap().to_owned(), question["certificate"]["sha256"].as_str().unwrap().to_owned())
     }
 
+    /// Every ordered fault has; from here on there are none.
+    fn faults_have_struck(&self) {
+        let hits = self.cloud.fault_hits();
+        assert!(hits.iter().all(|hits| *hits > 0), "{hits:?}");
+        self.cloud.no_faults();
+    }
+
     fn by_hand(&self, host: &CloudHost<'_>, document: &str) {
         let request = json!({"DocumentName": format!("highwater-{document}"), "InstanceIds": [host.instance()]});
         self.cloud.aws("ssm", "AmazonSSM.SendCommand", &request).unwrap();
@@ -143,7 +150,7 @@ impl Scene {
         assert_eq!(doctor["Status"], "Success", "{doctor}");
         // Every reply to a write is lost once: what was written is found and compared. That of the signature is lost until the
         // function gives up: another signature is made, and the stored one verified.
-        let written = ["requests/*", "drills/*/plan.json", "drills/*/host.toml", "drills/*/certificate.json", "promotions/*/approval.json"];
+        let written = ["requests/*", "drills/*/plan.json", "drills/*/host.toml", "drills/*/certificate.json"];
         for key in written {
             let key = format!("v1/orders/{key}");
             self.cloud.fault(json!({"on": "s3:PutObject", "effect": "lose-reply", "match": {"key": key}, "times": 1}));
@@ -157,9 +164,15 @@ impl Scene {
         self.drills_end();
 
         let (id, execution, certificate) = self.asked(ada);
-        let approved =
-            self.call(bob, json!({"action": "approve", "cluster": "orders", "request_id": id, "certificate_sha256": certificate}));
-        assert_eq!(approved["state"], "approved", "{approved}");
+        self.faults_have_struck();
+        // The vote counts, but the execution cannot be told: reconcile sees to it.
+        self.cloud.fault(json!({"on": "s3:PutObject", "effect": "lose-reply", "match": {"key": "*/approval.json"}, "times": 1}));
+        self.cloud.fault(json!({"on": "states:SendTaskSuccess", "effect": "fail", "error": "InternalServerError", "status": 500}));
+        let vote = json!({"action": "approve", "cluster": "orders", "request_id": id, "certificate_sha256": certificate});
+        let (status, answer) = self.cloud.call_approval_url(bob, &vote);
+        assert_eq!(status, 503, "{answer}");
+        self.faults_have_struck();
+        self.cloud.invoke("reconcile", &json!({})).unwrap();
         let ended = self.cloud.wait_execution(&execution);
         assert_eq!(ended["status"], "SUCCEEDED", "{ended}");
         self.closed(3);
@@ -167,9 +180,6 @@ impl Scene {
         self.cloud.wait_for_item("orders", &format!("promotion#{id}"), |promotion| promotion["state"] == "reverted");
         assert_eq!(self.turn()["state"], "committed");
         self.drills_end();
-
-        assert!(self.cloud.fault_hits().iter().all(|hits| *hits > 0), "{:?}", self.cloud.fault_hits());
-        self.cloud.no_faults();
 
         // A drill counts as a use of its backup for a day: as if that day were over.
         for drill in self.cloud.items("orders").iter().filter(|item| item["passed_at"].is_string()) {
