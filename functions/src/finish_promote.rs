@@ -148,7 +148,7 @@ impl FinishPromote {
     /// `BadInput`; `Transient`, also for a settlement of what has not ended.
     pub async fn handle(&self, event: Value) -> Result<Answer, FunctionError> {
         match parse(event)? {
-            Event::Status { detail } => self.status(&detail).await,
+            Event::Status { detail } => Box::pin(self.status(&detail)).await,
             Event::Promotion { promotion: Which { cluster, id } } => match self.catalog.promotion(&cluster, &id).await? {
                 Some(record) => self.finish(record).await,
                 None => Ok(nothing(format!("{cluster} has no promotion {id}"))),

@@ -178,7 +178,7 @@ fn what_the_documents_tell_people_to_type_works() {
         let mut typed = (*command).to_owned();
         // Every command gets a directory of its own: a restore refuses one that is used.
         directory += 1;
-        let into = place.join(&format!("into-{directory}"));
+        let into = place.join(format!("into-{directory}"));
         for (word, is) in [
             ("DEPLOYMENT-NAME", "DEPLOYMENT-start-backup".to_owned()),
             ("DEPLOYMENT-pages-ACCOUNT-REGION", format!("{}-pages-000000000000-eu-west-1", "highwater")),

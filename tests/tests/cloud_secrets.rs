@@ -221,7 +221,7 @@ fn objects(cloud: &Cloud, search: &mut Search) {
         for step in &plan.steps {
             let inventory = block_on(load_inventory(&bucket, &step.inventory)).unwrap_or_else(|e| panic!("{}", e.chain()));
             search.json("inventories", &step.inventory.object.key, &serde_json::to_value(&inventory).unwrap());
-            let into = cloud.scratch().join(&format!("taken-apart-{}", Sha256::of(step.backup_id.to_string().as_bytes())));
+            let into = cloud.scratch().join(format!("taken-apart-{}", Sha256::of(step.backup_id.to_string().as_bytes())));
             std::fs::create_dir_all(&into).unwrap();
             let (_keep, cancel) = Cancel::manual();
             let options = FetchOptions { downloads: 2, threads: 2 };

@@ -94,7 +94,7 @@ fn promises_without_a_test(document: &str) -> Vec<String> {
                 false if names_tests(before) || names_tests(after) => {}
                 false => found.push((*block).to_owned()),
             }
-        } else if !NO_PROMISE.iter().any(|words| block.starts_with(words)) && !(after.starts_with('|') && !names_tests(block)) {
+        } else if !NO_PROMISE.iter().any(|words| block.starts_with(words)) && (!after.starts_with('|') || names_tests(block)) {
             let last = block.rsplit_once("`*").map_or(*block, |(_, rest)| rest);
             found.extend((!last.trim_matches(['.', ' ', '\n']).is_empty()).then(|| last.trim().to_owned()));
         }

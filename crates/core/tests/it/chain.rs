@@ -266,7 +266,8 @@ fn i1_a_rebuild_of_many_manifests_takes_the_time_of_sorting_them_whatever_is_ref
         all.extend((1..n).map(|i| store(full(10 * i, 100))));
         all
     };
-    let kinds: [(&str, &dyn Fn(i64) -> Vec<StoredManifest>); 3] = [("chains", &chains), ("orphans", &orphans), ("zombies", &zombies)];
+    type Make<'a> = &'a dyn Fn(i64) -> Vec<StoredManifest>;
+    let kinds: [(&str, Make); 3] = [("chains", &chains), ("orphans", &orphans), ("zombies", &zombies)];
     for (kind, make) in kinds {
         let found = |n| make(n).into_iter().map(|s| Found::Manifest(Box::new(s))).collect::<Vec<_>>();
         let (few, many) = (seconds_of_rebuild(&found(1_000)), seconds_of_rebuild(&found(8_000)));

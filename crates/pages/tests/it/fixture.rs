@@ -87,7 +87,7 @@ pub fn request(requester: Option<&str>) -> PromotionRequest {
 /// The journal as the host leaves it at such an end; nothing where it never began.
 pub fn journal(ending: Ending) -> Option<PromotionJournalV1> {
     let mut journal = PromotionJournalV1::parse(sample!("promotion-journal")).unwrap();
-    let State::Done { staged, fence, finished_at, .. } = journal.state.clone() else { panic!("the sample is done") };
+    let State::Done { staged, fence, finished_at, .. } = journal.state.clone() else { unreachable!("the sample is done") };
     let mut entered = |state: &str, seconds: i64| {
         journal.history.push(Entered { state: state.into(), at: finished_at + SignedDuration::from_secs(seconds) });
     };
