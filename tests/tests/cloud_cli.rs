@@ -274,7 +274,7 @@ fn an_operator_is_told_of_failures_and_a_promotion_is_followed_to_its_end() {
     assert_eq!(scene.value(&["backup", "now", "--cluster", "orders"])["state"], "committed");
 
     // A host that cannot back up.
-    host.set("server", "socket", "\"/nowhere/mysqld.sock\"");
+    host.set("server", "defaults_file", "\"/nonexistent.cnf\"");
     let failed = scene.run(&["--json", "backup", "now", "--cluster", "orders"]);
     let code = failed.code;
     assert!(code >= 10 && failed.json()["state"] == "failed", "{code}: {}{}", failed.stdout, failed.stderr);
@@ -283,7 +283,7 @@ fn an_operator_is_told_of_failures_and_a_promotion_is_followed_to_its_end() {
     assert_eq!(status["last_failure"]["backup_id"], failed.json()["backup_id"]);
     assert!(status["next_is_full"].is_string(), "{status}");
     scene.text(&["backups", "--cluster", "orders"], &["failed ("]);
-    host.set("server", "socket", format!("{:?}", db.socket()));
+    host.set("server", "defaults_file", format!("{:?}", db.root_defaults()));
     assert_eq!(scene.value(&["backup", "now", "--cluster", "orders"])["kind"], "full");
 
     // A drill whose own check fails; whoever follows goes away and comes back.
