@@ -237,7 +237,23 @@ fn no_damage_to_a_row_of_the_catalog_goes_unnoticed_or_into_a_plan() {
         ("time", keys("time#"), &["format", "backup_id"]),
         ("head", keys("head"), &["format", "newest", "newest_full", "window_from", "last_passed_drill"]),
         ("lease", keys("lease"), &["format", "token"]),
-        ("drill", keys("drill#"), &["format", "drill_id", "cluster", "state", "certificate"]),
+        (
+            "drill",
+            keys("drill#"),
+            &[
+                "format",
+                "drill_id",
+                "cluster",
+                "state",
+                "execution",
+                "backup_id",
+                "plan",
+                "instance",
+                "report",
+                "finished_at",
+                "certificate",
+            ],
+        ),
     ];
     let mut matrix = Matrix::begin("rows of the catalog");
     let seed = matrix.seed();

@@ -61,8 +61,8 @@ pub enum Difference {
     /// A drill that passed, by a certificate that the key signed, without a record.
     #[error("drill {0} passed by its certificate and has no record: a rebuild adds it")]
     NoDrill(DrillId),
-    /// A drill is recorded as passed without the certificate that it names.
-    #[error("drill {0} is recorded as passed; its certificate is not in the bucket, or is another: drill again")]
+    /// A drill is recorded as passed without a certificate that says the same.
+    #[error("drill {0} is recorded as passed; its certificate is not in the bucket, or says otherwise: drill again")]
     Certificate(String),
     /// An item that is no record of its kind.
     #[error("the item {sk} cannot be read: {reason}; restore the table to a time when it could, or delete the item and rebuild")]

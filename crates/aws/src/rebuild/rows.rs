@@ -152,13 +152,16 @@ impl Rows {
 
     /// A passed drill's record against what its certificate proves.
     pub(super) fn drills_against(&self, proven: &[DrillRecord], found: &mut Vec<Difference>) {
-        let certificate = |record: &DrillRecord| match &record.state {
-            DrillState::Passed(passed) => Some(passed.certificate.clone()),
+        let proof = |record: &DrillRecord| match &record.state {
+            DrillState::Passed(passed) => {
+                let ran = (record.execution.clone(), record.backup_id.clone(), record.plan.clone());
+                Some((ran, passed.instance.clone(), passed.report.clone(), passed.certificate.clone(), passed.finished_at))
+            }
             _ => None,
         };
-        for record in self.drills.iter().filter(|record| certificate(record).is_some()) {
+        for record in self.drills.iter().filter(|record| proof(record).is_some()) {
             let proven = proven.iter().find(|proven| proven.drill_id == record.drill_id);
-            if proven.and_then(certificate) != certificate(record) {
+            if proven.and_then(proof) != proof(record) {
                 found.push(Difference::Certificate(record.drill_id.to_string()));
             }
         }
