@@ -164,7 +164,9 @@ impl Cloud {
 
     /// A call by the AWS CLI: its answer, `null` where there is none.
     pub fn cli(&self, arguments: &[&str]) -> Value {
-        let answer = crate::run(Command::new(tool("peers/bin/aws")).envs(self.env()).args(["--output", "json"]).args(arguments));
+        let mut aws = Command::new(tool("peers/bin/aws"));
+        aws.envs(self.env()).env("AWS_DEFAULT_REGION", REGION).args(["--output", "json"]).args(arguments);
+        let answer = crate::run(&mut aws);
         if answer.trim().is_empty() { Value::Null } else { serde_json::from_str(&answer).expect("the CLI's JSON") }
     }
 
