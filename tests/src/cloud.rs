@@ -491,11 +491,13 @@ impl Cloud {
     }
 
     /// What an AWS client in another process needs.
-    pub fn env(&self) -> [(&'static str, String); 5] {
+    pub fn env(&self) -> [(&'static str, String); 6] {
         let key = || "test".to_owned();
         [
             ("AWS_ENDPOINT_URL", self.url().to_owned()),
             ("AWS_REGION", REGION.to_owned()),
+            // The AWS CLI's name for it.
+            ("AWS_DEFAULT_REGION", REGION.to_owned()),
             ("AWS_ACCESS_KEY_ID", key()),
             ("AWS_SECRET_ACCESS_KEY", key()),
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
