@@ -12,6 +12,7 @@ use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::str::FromStr;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Arguments of `follow`.
 #[derive(Debug, clap::Args)]
@@ -101,6 +102,9 @@ pub(crate) async fn until_ended<T>(followed: &Followed<'_>, cx: &Context, mut lo
     let mut progress =
         Progress { terminal: !cx.json && std::io::stderr().is_terminal(), step: String::new(), said_at: Timestamp::UNIX_EPOCH };
     let (mut pause, mut lost) = (Duration::from_millis(300), 0);
+    // Listened for from here on, so that one that comes during a look is not lost, nor ends the command without a word.
+    let listen = signal(SignalKind::interrupt());
+    let mut interrupts = listen.map_err(|e| Error::new(Failure::Resources, format!("listen for Ctrl-C: {e}")))?;
     loop {
         match look().await {
             Ok(Seen::Ended(ended)) => {
@@ -120,7 +124,7 @@ pub(crate) async fn until_ended<T>(followed: &Followed<'_>, cx: &Context, mut lo
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => pause = (pause * 5 / 4).min(LONGEST_PAUSE),
-            _ = tokio::signal::ctrl_c() => {
+            _ = interrupts.recv() => {
                 progress.done();
                 let Followed { what, id, cluster, .. } = followed;
                 return Err(Error::new(Failure::Interrupted, format!("{what} {id} goes on; it is not followed any more"))
