@@ -34,7 +34,7 @@ test: check test-local-cloud test-infra ## Everything CI runs: checks, unit test
 # The groups of seeded points (tests/src/torture.rs): a few of each in `make test`, all of them here. HIGHWATER_SEED=n takes the same again.
 TORTURE := target/torture.tsv
 .PHONY: torture
-torture: tools ## At least 1,000 kill points and 200 cases of damage; seed and counts at the end (45 minutes)
+torture: tools ## At least 1,000 kill points and 200 cases of damage; seed and counts at the end (long)
 	cargo build --workspace --all-targets $(FAULTS) --quiet
 	rm -f $(TORTURE)
 	export HIGHWATER_SEED=$${HIGHWATER_SEED:-$$(date +%s%N)} HIGHWATER_TORTURE=$(CURDIR)/$(TORTURE) status=0; \

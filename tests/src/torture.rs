@@ -59,9 +59,9 @@ impl Torture {
         (self.random >> 11) % below.max(1)
     }
 
-    /// A moment within `span`.
+    /// A moment within `span`: of one seed the same part of it, however long it is here.
     pub fn moment(&mut self, span: Duration) -> Duration {
-        Duration::from_micros(self.pick(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
+        span.mul_f64(self.pick(10_000) as f64 / 10_000.0)
     }
 
     /// All of them in `make torture`, else so many, in their order.
