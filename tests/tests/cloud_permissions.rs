@@ -224,6 +224,10 @@ impl Scene {
         let whole = std::fs::read_to_string(&helper).unwrap();
         std::fs::write(&helper, "#!/bin/sh\nexit 12\n").unwrap();
         assert_eq!(self.turn()["state"], "failed");
+        // Nor says it whose promotion a person's command was about: the open ones are looked through.
+        self.by_hand(host, "resume");
+        let looked = |n: &Needed| n.role == Cloud::role("finish-promote") && n.resource.ends_with("/index/open");
+        wait_for("a look at open promotions", || cloud.needed().iter().any(looked).then_some(()));
         std::fs::write(&helper, whole).unwrap();
 
         // A drill's helper fails; another's instance dies; a drill, a promotion and a fleet's drill are aborted.
@@ -269,6 +273,17 @@ impl Scene {
         assert_eq!(cloud.wait_execution(&execution)["error"], "Denied");
         cloud.fire("fleet-reconcile");
         assert_eq!(cloud.wait_execution(&first)["status"], "FAILED");
+
+        // Another is superseded by one that is started in the console: reconcile tells its execution.
+        let (_, asked, _) = self.asked(ada);
+        let console = cloud.start_execution("restore-primary", &json!({"cluster": "orders"}));
+        wait_for_within(Duration::from_secs(120), "the console's question", || {
+            let open = |item: &Value| item["execution"] == json!(console) && !item["request"]["question"].is_null();
+            cloud.items("orders").iter().any(open).then_some(())
+        });
+        cloud.fire("fleet-reconcile");
+        assert_eq!(cloud.wait_execution(&asked)["status"], "FAILED");
+        cloud.stop_execution(&console);
 
         // What nobody could handle is kept.
         for function in ["start-backup", "finish-backup", "finish-promote", "prune"] {

@@ -42,18 +42,12 @@ export class Hosts extends Construct {
   }
 }
 
-function readCluster(names: Names, cluster: string): Grant[] {
-  return [
-    { sid: "ReadOwnCluster", why: `Requests, plans and data of ${cluster}.`, actions: ["s3:GetObject", "s3:GetObjectVersion"], resources: [names.objects(`v1/${cluster}/*`)] },
-    {
-      sid: "ListOwnCluster",
-      why: "Telling an object that is missing from one that is forbidden.",
-      actions: ["s3:ListBucket"],
-      resources: [names.bucketArn],
-      conditions: { StringLike: { "s3:prefix": `v1/${cluster}/*` } },
-    },
-  ];
-}
+const readCluster = (names: Names, cluster: string): Grant => ({
+  sid: "ReadOwnCluster",
+  why: `Requests, plans and data of ${cluster}.`,
+  actions: ["s3:GetObject", "s3:GetObjectVersion"],
+  resources: [names.objects(`v1/${cluster}/*`)],
+});
 
 const createAt = (names: Names, keys: string[], why: string, more: string[] = []): Grant => ({
   sid: "CreateObjects",
@@ -65,7 +59,14 @@ const createAt = (names: Names, keys: string[], why: string, more: string[] = []
 function hostGrants(names: Names, storage: Storage, helper: Helper, cluster: string): Grant[] {
   return [
     createAt(names, [`v1/${cluster}/${INCARNATION}/*`, `v1/${cluster}/doctor/*`], `Backups of ${cluster}, and the object by which doctor tries the bucket.`, ["s3:AbortMultipartUpload"]),
-    ...readCluster(names, cluster),
+    readCluster(names, cluster),
+    {
+      sid: "ListOwnCluster",
+      why: "Telling an object that is missing from one that is forbidden.",
+      actions: ["s3:ListBucket"],
+      resources: [names.bucketArn],
+      conditions: { StringLike: { "s3:prefix": `v1/${cluster}/*` } },
+    },
     keyGrant("UseDataKeyInS3", "Backups are encrypted; completing a multipart upload decrypts.", storage.dataKey.keyArn, "s3", ["kms:GenerateDataKey", "kms:Decrypt"]),
     { sid: "FetchHelper", why: "The helper of the deployed release, to install.", actions: ["s3:GetObject"], resources: [helper.objectArn] },
     { sid: "ReadOwnSettings", why: "What its host.toml is first made of.", actions: ["ssm:GetParameter"], resources: [names.hostParameterArn(cluster)] },
@@ -74,7 +75,7 @@ function hostGrants(names: Names, storage: Storage, helper: Helper, cluster: str
 
 function drillGrants(names: Names, storage: Storage, cluster: string): Grant[] {
   return [
-    ...readCluster(names, cluster),
+    readCluster(names, cluster),
     createAt(names, [`v1/${cluster}/drills/*/report.json`], "The drill's report, and no certificate."),
     keyGrant("UseDataKeyInS3", "Backups and reports are encrypted.", storage.dataKey.keyArn, "s3", ["kms:GenerateDataKey", "kms:Decrypt"]),
     {
