@@ -371,10 +371,7 @@ fn an_approval_that_was_forged_stolen_or_replayed_promotes_nothing() {
     refused(scene.promote(&elsewhere(&good.drill, &format!("{EXECUTION}mine"))), "belongs to");
     let sent = scene.cloud.aws("ssm", "AmazonSSM.ListCommands", &json!({})).unwrap();
     let promotion = sent["Commands"].as_array().unwrap().iter().find(|c| c["DocumentName"] == "highwater-promote").unwrap();
-    let request = json!({"DocumentName": "highwater-promote", "InstanceIds": [host.instance()], "Parameters": promotion["Parameters"]});
-    let before = host.outputs().len();
-    scene.cloud.aws("ssm", "AmazonSSM.SendCommand", &request).unwrap();
-    wait_for("the host's answer", || (host.outputs().len() > before && host.processes() == 0).then_some(()));
+    scene.cloud.run_document("promote", host.instance(), &promotion["Parameters"]);
     assert_eq!(scene.orders(), 4, "what was written after the promotion is there");
 }
 
