@@ -403,6 +403,13 @@ impl Cloud {
         self.items(cluster).iter().map(|item| text(item, "sk").to_owned()).collect()
     }
 
+    /// The public half of a key that signs, as PEM.
+    pub fn public_key(&self, arn: &str) -> String {
+        let found = self.aws("kms", "TrentService.GetPublicKey", &json!({"KeyId": arn})).unwrap_or_else(|e| panic!("{e:?}"));
+        let base64 = text(&found, "PublicKey").as_bytes().chunks(64).map(String::from_utf8_lossy).collect::<Vec<_>>().join("\n");
+        format!("-----BEGIN PUBLIC KEY-----\n{base64}\n-----END PUBLIC KEY-----\n")
+    }
+
     /// For clients of the test's own: `Table::new(&cloud.sdk(), cloud.output("Catalog"))`.
     pub fn sdk(&self) -> highwater_aws::SdkConfig {
         block_on(self.endpoint().sdk_config())

@@ -165,9 +165,7 @@ impl<'a> Orders<'a> {
     /// `highwater catalog audit` finds nothing: catalog, manifests, objects and certificates agree.
     pub fn is_sound(&self) {
         let key = self.cloud.scratch().join("signing-key.pem");
-        let found = self.cloud.aws("kms", "TrentService.GetPublicKey", &json!({"KeyId": self.cloud.output("SigningKey")}));
-        let found = found.unwrap_or_else(|e| panic!("{e:?}"));
-        let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", found["PublicKey"].as_str().expect("a key"));
+        let pem = self.cloud.public_key(self.cloud.output("SigningKey"));
         std::fs::write(&key, pem).expect("write the public key");
         let mut audit = Command::new(binary("highwater"));
         audit.args([

@@ -288,17 +288,14 @@ fn i1_every_drill_whose_certificate_the_key_signed_is_restored_and_a_forged_one_
     assert_eq!(cloud.items("orders"), before);
 
     // With another key, nothing is proven at all; with the deployment's, what it signed.
-    let der = cloud.aws("kms", "TrentService.GetPublicKey", &json!({"KeyId": cloud.output("SigningKey")})).unwrap();
-    let pem = |base64: &str| format!("-----BEGIN PUBLIC KEY-----\n{base64}\n-----END PUBLIC KEY-----\n");
     let spec = json!({"KeyUsage": "SIGN_VERIFY", "KeySpec": "ECC_NIST_P256"});
     let other = cloud.aws("kms", "TrentService.CreateKey", &spec).unwrap()["KeyMetadata"]["Arn"].clone();
-    let other = cloud.aws("kms", "TrentService.GetPublicKey", &json!({"KeyId": other})).unwrap();
-    let path = |name: &str, key: &Value| {
+    let path = |name: &str, arn: &str| {
         let path = cloud.scratch().join(name);
-        std::fs::write(&path, pem(key["PublicKey"].as_str().unwrap())).unwrap();
+        std::fs::write(&path, cloud.public_key(arn)).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let (ours, others) = (path("ours.pem", &der), path("others.pem", &other));
+    let (ours, others) = (path("ours.pem", cloud.output("SigningKey")), path("others.pem", other.as_str().unwrap()));
     let (_, shown) = highwater(cloud, &["catalog", "rebuild", "--apply", "--key", &others]);
     assert_eq!((&shown["mended"], shown["not_mended"].as_array().unwrap().len()), (&json!([]), 6), "{shown}");
     assert_eq!(cloud.items("orders"), before);
