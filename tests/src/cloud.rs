@@ -415,14 +415,6 @@ impl Cloud {
         block_on(self.endpoint().sdk_config())
     }
 
-    /// The public half of the key that signs certificates, as PEM.
-    pub fn public_key(&self) -> String {
-        let request = json!({"KeyId": self.output("SigningKey")});
-        let found = self.aws("kms", "TrentService.GetPublicKey", &request).unwrap_or_else(|e| panic!("{e:?}"));
-        let lines: Vec<_> = text(&found, "PublicKey").as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
-        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
-    }
-
     /// The bucket of the backups.
     pub fn bucket(&self) -> Bucket {
         block_on(Bucket::connect_to(self.output("Bucket"), &self.endpoint()))

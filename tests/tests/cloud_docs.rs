@@ -165,7 +165,7 @@ fn what_the_documents_tell_people_to_type_works() {
     place.script("bin/sudo", "exec \"$@\"");
     let path = format!("{}:{}:{}", bin.display(), host.directory().join("bin").display(), std::env::var("PATH").unwrap());
     let key = place.join("public-key.der");
-    std::fs::write(&key, cloud.public_key()).unwrap();
+    std::fs::write(&key, cloud.public_key(cloud.output("SigningKey"))).unwrap();
 
     let newest = |prefix: &str, of: &str| -> String {
         let item = cloud.items("orders").into_iter().rev().find(|item| item["sk"].as_str().is_some_and(|sk| sk.starts_with(prefix)));

@@ -3,6 +3,7 @@
 
 use highwater_aws::catalog::CatalogTable;
 use highwater_aws::catalog::backups::BackupRecord;
+use highwater_aws::catalog::drills::{DrillRecord, State};
 use highwater_aws::catalog::head::Head;
 use highwater_aws::catalog::lease;
 use highwater_aws::rebuild::{compare, rebuild};
@@ -14,7 +15,7 @@ use highwater_core::lease::{Holder, Purpose};
 use highwater_core::manifest::ManifestV1;
 use highwater_core::plan::Target;
 use highwater_core::planner::plan_restore;
-use highwater_core::{ClusterId, DrillId, Failure, Sha256};
+use highwater_core::{ClusterId, DrillId, Failure, Pinned, Sha256};
 use highwater_tests::{Cloud, MariaDb, binary, block_on, config, leave_proof, publish};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -167,14 +168,25 @@ fn i6_a_run_does_what_its_dry_run_says_and_object_lock_holds() {
     assert_eq!(shop.cloud.invoke("prune", &json!({})).unwrap()["clusters"].as_array().unwrap().len(), 1, "all clusters");
 }
 
-/// A drill's record, as far as retention reads it.
+/// A drill's record: under way, or ended without a proof.
 fn drill(shop: &Shop, backup: &ManifestV1, open: bool) {
-    let id = "20261122T015900Z-4f7c90ab";
-    let mut record = json!({"format": "highwater.catalog.drill.v1", "drill_id": id, "backup_id": backup.backup_id});
-    if open {
-        record["open"] = json!("drill");
-    }
-    let put = Write::put(Key::of(&orders(), format!("drill#{id}")), &record).unwrap();
+    let (id, now) = ("20261122T015900Z-4f7c90ab".parse::<DrillId>().unwrap(), Timestamp::now());
+    let ended = State::Failed { instance: None, reason: "aborted".into(), report: None, failed_at: now };
+    let record = DrillRecord {
+        format: DrillRecord::FORMAT.into(),
+        cluster: orders(),
+        drill_id: id.clone(),
+        version: 1,
+        execution: "arn:aws:states:eu-west-1:000000000000:execution:highwater-drill:one".into(),
+        target: Target::Latest,
+        backup_id: backup.backup_id.clone(),
+        plan: Pinned { uri: "s3://bucket/plan.json".into(), sha256: Sha256::of(b"") },
+        planned_at: now,
+        launched: None,
+        state: if open { State::Planned } else { ended },
+        open: open.then(|| DrillRecord::OPEN.into()),
+    };
+    let put = Write::put(DrillRecord::key(&orders(), &id), &record).unwrap();
     block_on(shop.catalog.table().write(vec![put])).unwrap();
 }
 

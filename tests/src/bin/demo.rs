@@ -261,7 +261,7 @@ impl Demo {
     fn public_key(&self) -> PathBuf {
         show("aws kms get-public-key", "--key-id alias/highwater-certificates");
         let file = Path::new(KEPT).join("signing-key.pem");
-        std::fs::write(&file, self.cloud.public_key()).expect("keep the public key");
+        std::fs::write(&file, self.cloud.public_key(self.cloud.output("SigningKey"))).expect("keep the public key");
         file
     }
 
