@@ -55,13 +55,16 @@ pub fn changed(kind: Kind, good: &[u8], part: Range<usize>, swap: &[u8], older: 
     let whole = part == (0..good.len());
     let random = random(seed, &(kind, &part)) as usize;
     let without = |gone: Range<usize>| [&good[..gone.start], &good[gone.end..]].concat();
-    // Another object's bytes in the place of the part; when it is shorter, from its beginning again.
+    // Another object's bytes in the place of the part; when it is shorter, from its beginning again. What is the same in both, as the
+    // beginnings of two backups may be, is no damage: then it is bytes further on.
     let replaced = |by: &[u8]| {
-        let mut bytes = good.to_vec();
-        let start = part.start % by.len();
-        let other = by[start..].iter().chain(by.iter().cycle());
-        bytes[part.clone()].iter_mut().zip(other).for_each(|(byte, other)| *byte = *other);
-        bytes
+        let from = |start: usize| {
+            let mut bytes = good.to_vec();
+            let other = by[start % by.len()..].iter().chain(by.iter().cycle());
+            bytes[part.clone()].iter_mut().zip(other).for_each(|(byte, other)| *byte = *other);
+            bytes
+        };
+        (part.start..part.start + by.len()).map(from).find(|bytes| bytes != good).unwrap_or_else(|| good.to_vec())
     };
     let bytes = match kind {
         Kind::Delete if whole => return None,
