@@ -345,11 +345,11 @@ fn promotion(scene: &Scene, db: &MariaDb) {
     let newest = || scene.value(&["backups", "--cluster", "orders", "--limit", "1"])["backups"][0].clone();
     let incarnation = newest()["incarnation"].clone();
     // Asked for, drilled, approved by somebody else, promoted: one command follows all of it.
-    let child = scene.command(&scene.operator, &["--json", "restore", "--cluster", "orders"]);
-    let follower = std::thread::spawn(move || {
-        let mut child = child;
-        child.stdin(Stdio::null()).output().unwrap()
-    });
+    let mut child = scene.command(&scene.operator, &["--json", "restore", "--cluster", "orders"]);
+    let log = scene.cloud.scratch().join("follower.log");
+    child.stdin(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
+    let follower = std::thread::spawn(move || child.output().unwrap());
+    let told = || std::fs::read_to_string(&log).unwrap();
     let waiting = wait_for_within(Duration::from_secs(150), "the question", || {
         let listed = scene.run_as(&bob, &["--json", "approvals", "--cluster", "orders"]).json();
         listed["requests"].as_array().unwrap().iter().find(|r| r["state"] == "waiting").cloned()
@@ -360,10 +360,11 @@ fn promotion(scene: &Scene, db: &MariaDb) {
     scene.refused(&["approve", "--cluster", "orders", "--request", id, "--certificate", certificate], 17, "HTTP 403");
     let status = scene.run(&["status", "--cluster", "orders"]).stdout;
     assert!(status.contains(&format!("request {id} waits for votes until")), "{status}");
+    wait_for("the follower to tell of the votes", || told().contains("waits for votes").then_some(()));
     let approved = scene.run_as(&bob, &["approve", "--cluster", "orders", "--request", id, "--certificate", certificate]);
     assert!(approved.code == 0 && approved.stdout.contains("is approved: 1 of 1 approvals"), "{}{}", approved.stdout, approved.stderr);
     let output = follower.join().unwrap();
-    let (said, told) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    let (said, told) = (String::from_utf8(output.stdout).unwrap(), told());
     let promoted: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}{told}"));
     assert_eq!((output.status.code(), &promoted["outcome"]), (Some(0), &json!("promoted")), "{said}{told}");
     for step in ["being drilled", "waits for votes"] {

@@ -99,6 +99,7 @@ fn a_deleted_stack_leaves_its_data_catalog_keys_topic_and_guards_and_a_new_one_t
     cloud.host("orders", &db);
     back_up(&cloud);
     let outputs = ["Bucket", "Catalog", "SigningKey"].map(|name| cloud.output(name).to_owned());
+    wait_for("the backup to be closed", || cloud.items("orders").iter().all(|item| item["open"].is_null()).then_some(()));
     let items = cloud.items("orders");
     let policy = "arn:aws:iam::000000000000:policy/highwater-host-orders";
     let resources = cloud.cli(&["cloudformation", "describe-stack-resources", "--stack-name", "highwater", "--query", "StackResources"]);
