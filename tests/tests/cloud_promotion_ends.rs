@@ -56,9 +56,10 @@ fn a_promotion_denied_superseded_expired_or_out_of_time_changes_nothing() {
 
     changes_nothing(&cloud, &orders, "expired", |asked| {
         orders.question(&asked);
-        cloud.settings(json!({"sfn_timeout_scale": 1e-5}));
+        // The question's time alone, not the machine's.
+        cloud.settings(json!({"sfn_timeout_scale": 1e-5, "sfn_machine_timeout_scale": 1e5}));
         ended_as(&cloud, &asked, "Expired", "nothing has changed");
-        cloud.settings(json!({"sfn_timeout_scale": 1}));
+        cloud.settings(json!({"sfn_timeout_scale": 1, "sfn_machine_timeout_scale": 1}));
         asked
     });
 
@@ -115,11 +116,12 @@ fn a_promotion_aborted_while_it_waits_or_of_an_exchanged_certificate_changes_not
         let genuine = cloud.object(&key);
         let exchange = |bytes: Vec<u8>| {
             cloud.end_locks(&key);
+            let bucket = cloud.bucket();
             block_on(async {
-                for version in cloud.bucket().versions(&key).await.unwrap() {
-                    cloud.bucket().delete_version(&version.key, &version.version_id).await.unwrap();
+                for version in bucket.versions(&key).await.unwrap() {
+                    bucket.delete_version(&version.key, &version.version_id).await.unwrap();
                 }
-                cloud.bucket().put_new(&key, bytes.into(), "application/json").await.unwrap();
+                bucket.put_new(&key, bytes.into(), "application/json").await.unwrap();
             });
         };
         exchange(String::from_utf8(genuine.clone()).unwrap().replacen("\"checks\"", "\"checks\" ", 1).into_bytes());
