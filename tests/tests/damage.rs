@@ -260,10 +260,12 @@ fn on_a_store_with_versions_a_lost_or_exchanged_version_is_named_and_one_put_ove
         *named = newer;
         let exchanged = host.write_plan(exchanged);
         matrix.case(&format!("{what} {step}"), Kind::Older, format!("the version of the {what} of backup {step}"), move || {
+            let _ = fs::remove_dir_all(into);
             says(&host.restore(&exchanged, into), Failure::Damaged, &[key])
         });
     }
     matrix.run(6);
+    let _ = fs::remove_dir_all(into);
     host.restore(plan, into).success();
     fs::remove_dir_all(into).unwrap();
     for (key, newer) in put_over {
