@@ -8,6 +8,7 @@
     POST   /_local-cloud/hosts/<instance>/shutdown {"minutes", "cancel"}: `shutdown`, as run on the instance
     GET, POST, DELETE /_local-cloud/faults         see patches/faults.py; POST orders one, DELETE forgets all
     GET    /_local-cloud/calls                     what each role needed its permissions for, see patches/calls.py
+    GET    /_local-cloud/invocations               {"running", "ended"}, see patches/invocations.py
     GET    /_local-cloud/events                    every event of aws.ssm and aws.ec2 and its fate
     POST   /_local-cloud/events/release            {"order": "kept" | "reversed"}: deliver what `hold` kept
     POST   /_local-cloud/schedules/<group>/<name>/fire  as if its time had come
@@ -19,7 +20,7 @@ POST /_ministack/reset forgets everything, this included, and ends every host's 
 import asyncio
 import json
 
-from patches import calls, ec2, events
+from patches import calls, ec2, events, invocations
 from patches.faults import faults
 from patches.hosts import hosts
 from patches.settings import settings
@@ -80,6 +81,8 @@ def _answer(method: str, path: str, request: dict):
             return faults.clear()
         case ("GET", "calls"):
             return calls.recorded()
+        case ("GET", "invocations"):
+            return invocations.counts()
         case ("GET", "events"):
             return events.log()
         case ("POST", "events", "release"):

@@ -259,6 +259,16 @@ impl Cloud {
         }
     }
 
+    /// Waits until no function runs, and none has for two seconds: time enough for an event on its way, or another try.
+    pub fn quiet(&self) {
+        let counts = || self.control("GET", "invocations", &json!({}));
+        wait_for("the last of the invocations", || {
+            let before = counts();
+            std::thread::sleep(Duration::from_secs(2));
+            (before["running"] == 0 && before == counts()).then_some(())
+        });
+    }
+
     /// A function's environment, as it is deployed.
     pub fn environment(&self, function: &str) -> Vec<(String, String)> {
         let path = format!("/2015-03-31/functions/{DEPLOYMENT}-{function}/configuration");

@@ -47,7 +47,8 @@ impl Function {
                     answer(reader.get_mut(), "200 OK", head, event.as_bytes());
                     continue;
                 }
-                answer(reader.get_mut(), "202 Accepted", "", b"{}");
+                // Or its next request goes to this connection, which ends here.
+                answer(reader.get_mut(), "202 Accepted", "Connection: close\r\n", b"{}");
                 let body = serde_json::from_slice(&body).unwrap();
                 return if path.ends_with("/response") { Ok(body) } else { Err(body) };
             }

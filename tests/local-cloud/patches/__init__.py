@@ -7,9 +7,9 @@ changed emulator fails at start and not in the middle of a test.
 
 
 def apply() -> None:
-    from . import calls, cloudformation, dynamodb, ec2, events, faults, function_url, iam, kills, s3, ssm, stepfunctions
+    from . import calls, cloudformation, dynamodb, ec2, events, faults, function_url, iam, invocations, kills, s3, ssm, stepfunctions
 
-    for area in (s3, dynamodb, ec2, ssm, events, function_url, kills, stepfunctions, cloudformation):
+    for area in (s3, dynamodb, ec2, ssm, events, function_url, invocations, kills, stepfunctions, cloudformation):
         area.install()
     calls.install()
     iam.install()
