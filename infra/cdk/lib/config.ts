@@ -42,7 +42,7 @@ export interface Config {
 /** What `highwater cost` and the metric EstimatedMonthlyCost reckon with. */
 export interface CostConfig {
   cap_per_month?: number;
-  prices: { currency: string; source: string; instance_hour: Record<string, number> } & Record<(typeof PRICES)[number], number>;
+  prices: { currency: string; source: string; instance_hour: Record<string, number> } & Record<keyof typeof EXAMPLE_PRICES, number>;
 }
 
 /** Stops, starts and asks for the database service: a unit of systemd, or commands (words, no shell). */
@@ -317,21 +317,11 @@ const vault = mapping({
   keep_days: may(integer(1, 36500), undefined),
 });
 
-/** Prices that are not by instance type; `crates/core/src/cost.rs` says what each is for. */
-const PRICES = [
-  "storage_gb_month",
-  "put_per_1000",
-  "get_per_1000",
-  "volume_gb_month",
-  "write_per_million",
-  "read_per_million",
-  "function_gb_second",
-  "transition_per_1000",
-  "fixed_per_month",
-] as const;
-
-/** List prices of eu-west-1 in USD without tax; ../README.md says how far they were checked. */
-const LIST_PRICES: Record<(typeof PRICES)[number], number> = {
+/**
+ * Examples, in USD without tax, after the list prices of eu-west-1 in 2025; ../README.md#prices says how far they were checked.
+ * `crates/core/src/cost.rs` says what each is for.
+ */
+const EXAMPLE_PRICES = {
   storage_gb_month: 0.023,
   put_per_1000: 0.005,
   get_per_1000: 0.0004,
@@ -342,13 +332,13 @@ const LIST_PRICES: Record<(typeof PRICES)[number], number> = {
   transition_per_1000: 0.025,
   fixed_per_month: 6,
 };
-const LIST_HOURS = { "m6i.large": 0.107, "m6i.xlarge": 0.214, "m7i.large": 0.1124, "m7i.xlarge": 0.2247 };
+const EXAMPLE_HOURS = { "m6i.large": 0.107, "m6i.xlarge": 0.214, "m7i.large": 0.1124, "m7i.xlarge": 0.2247 };
 
 const prices = {
   currency: may(text(/^[A-Z]{3}$/, "USD"), "USD"),
-  source: may(text(/^.{1,200}$/, "our contract of 2026"), "list prices of eu-west-1 as of 2025: edit cost.prices to yours"),
-  ...Object.fromEntries(PRICES.map((name) => [name, may(amount, LIST_PRICES[name])])),
-  instance_hour: may(amounts(INSTANCE_TYPE, "m7i.large", LIST_HOURS), LIST_HOURS),
+  source: may(text(/^.{1,200}$/, "our contract of 2026"), "examples after eu-west-1's list of 2025, not checked: put yours into cost.prices"),
+  ...Object.fromEntries(Object.entries(EXAMPLE_PRICES).map(([name, price]) => [name, may(amount, price)])),
+  instance_hour: may(amounts(INSTANCE_TYPE, "m7i.large", EXAMPLE_HOURS), EXAMPLE_HOURS),
 };
 const cost = { cap_per_month: may(amount, undefined), prices: may(mapping(prices), defaults(prices)) };
 

@@ -68,6 +68,14 @@ describe("the configuration", () => {
     expect(cost).toMatchObject({ cap_per_month: 100, prices: { currency: "USD", storage_gb_month: 0.023 } });
     expect(parseConfig(text.replace(/^cost:\n( .*\n)*/m, ""), "highwater.yaml").cost.cap_per_month).toBeUndefined();
   });
+  it("states every default price in the README", () => {
+    const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
+    const { instance_hour, currency, source, ...prices } = parseConfig(text.replace(/^cost:\n( .*\n)*/m, ""), "highwater.yaml").cost.prices;
+    const all = Object.entries({ ...prices, ...instance_hour });
+    expect(all.length).toBeGreaterThan(10);
+    for (const [name, price] of all) expect(readme).toMatch(new RegExp(`\`${name}\` \\(${String(price)}[),:]`));
+    expect([currency, source]).toEqual(["USD", expect.stringContaining("not checked")]);
+  });
   it("names what is missing", () => {
     expect(refusal(edited("    host: i-0123456789abcdef0\n", ""))).toContain("clusters.orders.host: is missing");
     expect(refusal(text.slice(0, text.indexOf("clusters:")))).toContain("clusters: is missing");
