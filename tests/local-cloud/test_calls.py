@@ -94,3 +94,11 @@ def test_what_has_no_request_of_its_own_is_the_roles_too(cloud, how):
         cloud.control("PUT", "settings", {"lambda_retry_s": 0.05})
         cloud.client("lambda").invoke(FunctionName="fails", InvocationType="Event", Payload=b"{}")
         eventually(lambda: ("sqs:SendMessage", queue) in calls(cloud, "any"))
+
+
+def test_fault_strikes_the_calls_of_roles_and_not_the_tests_own(cloud):
+    cloud.fault("ssm:DescribeDocument", "fail", match={"role": "keep*"})
+    for client, code in ((cloud.client("ssm"), "InvalidDocument"), (as_role(cloud, "ssm"), "InternalError")):
+        with pytest.raises(ClientError) as refused:
+            client.describe_document(Name="none")
+        assert refused.value.response["Error"]["Code"] == code

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from conftest import LAUNCHER, Cloud, bootstrap, eventually
 
 
@@ -129,6 +130,20 @@ def test_failing_call_matches_its_request_and_stops_after_its_times(cloud):
     with pytest.raises(client.exceptions.TooManyRequestsException):
         client.invoke(FunctionName="f")
     assert client.invoke(FunctionName="f")["Payload"].read() == b"1"
+
+
+def test_notification_is_refused_or_sent_without_its_sender_hearing_of_it(cloud):
+    sns, sqs = cloud.client("sns"), cloud.client("sqs")
+    topic, queue = sns.create_topic(Name="t")["TopicArn"], sqs.create_queue(QueueName="q")["QueueUrl"]
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint="arn:aws:sqs:eu-west-1:000000000000:q", Attributes={"RawMessageDelivery": "true"})
+    cloud.fault("sns:Publish", "fail", error="Throttled", status=429, times=1)
+    cloud.fault("sns:Publish", "lose-reply", times=1)
+    for message, why in (("first", "Throttled"), ("second", "reply was lost")):
+        with pytest.raises(ClientError, match=why):
+            sns.publish(TopicArn=topic, Message=message)
+    sns.publish(TopicArn=topic, Message="third")
+    received = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10)["Messages"]
+    assert [message["Body"] for message in received] == ["second", "third"]
 
 
 @pytest.mark.parametrize(("effect", "done"), [("kill-before", 1), ("kill-after", 2)])

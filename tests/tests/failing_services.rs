@@ -25,7 +25,8 @@ const BACKUP: &[Trouble] = &[
 ];
 
 fn fault((on, error, status): Trouble, times: Option<u32>) -> Value {
-    let mut fault = json!({"on": on, "effect": "fail", "error": error, "status": status, "message": "Rate exceeded"});
+    // Not the test's own calls, which look at what happens.
+    let mut fault = json!({"on": on, "effect": "fail", "error": error, "status": status, "message": "Rate exceeded", "match": {"role": "*"}});
     if let Some(times) = times {
         fault["times"] = json!(times);
     }
@@ -185,4 +186,87 @@ fn reconcile_does_what_it_can_when_a_service_fails_and_the_rest_when_it_has_pass
     assert!(name == "Transient" && message.contains("dynamodb:GetItem"), "{name}: {message}");
     torture.withstood("dynamodb:GetItem for ever");
     torture.end();
+}
+
+/// SNS in trouble: throttled or broken for a moment, or a reply that is lost after the message was taken.
+const NOTIFY: &[(&str, &str, u16)] = &[("fail", "Throttled", 429), ("fail", "InternalError", 500), ("lose-reply", "", 500)];
+
+#[test]
+fn a_message_that_sns_does_not_take_changes_no_result_loses_no_record_and_is_sent_when_it_can_be() {
+    let ((cloud, _db), mut torture) = (deployed(), Torture::begin("notifications"));
+    let told = |of: &str| cloud.notifications().iter().filter(|message| message.contains(of)).count();
+
+    // A backup fails, and SNS in a moment of trouble: told in the same call.
+    for (effect, error, status) in torture.some(NOTIFY.to_vec(), 1) {
+        cloud.fault(json!({"on": "sns:Publish", "effect": effect, "error": error, "status": status, "times": 2}));
+        let failed = fails(&cloud);
+        reconcile(&cloud);
+        wait_for("the record's end", || cloud.item("orders", &failed).filter(|record| record["open"].is_null()));
+        assert_eq!(cloud.fault_hits(), [2, 1], "{effect} {error}");
+        // Whoever does not hear that his message was taken sends it again.
+        assert_eq!(told(failed.trim_start_matches("backup#")), if effect == "fail" { 1 } else { 3 }, "{effect} {error}");
+        cloud.no_faults();
+        torture.withstood(&format!("sns:Publish {effect} {error}"));
+    }
+
+    // SNS takes nothing: it is recorded, the next turn commits, and three tries are all; then a person finds it in the dead letters.
+    cloud.fault(fault(("sns:Publish", "AuthorizationError", 403), None));
+    let failed = fails(&cloud);
+    reconcile(&cloud);
+    cloud.fire("backup-orders");
+    cloud.wait_for_item("orders", "backup#", |item| item["state"] == "committed" && item["open"].is_null());
+    let given_up = |letter: &String| letter.contains(failed.trim_start_matches("backup#"));
+    wait_for("the dead letter", || dead_letters(&cloud).iter().any(given_up).then_some(()));
+    assert_eq!((cloud.fault_hits()[0], told("failed")), (3, 0));
+    let record = cloud.item("orders", &failed).unwrap();
+    assert!(record["state"] == "failed" && !record["open"].is_null(), "{record}");
+
+    // So is the drill that fails meanwhile, with its own reason; nothing is left to do for anybody.
+    cloud.fault(json!({"on": "task:Drill", "effect": "fail", "error": "NoDrill", "message": "ordered", "match": {"machine": "highwater-drill"}, "times": 1}));
+    let ended = cloud.execute("drill", &json!({"cluster": "orders"}));
+    assert_eq!((&ended["status"], &ended["error"]), (&json!("FAILED"), &json!("DrillFailed")), "{ended}");
+    let drill = cloud.wait_for_item("orders", "drill#", |item| item["execution"] == ended["executionArn"]);
+    assert!(drill["state"] == "failed" && drill["open"].is_null(), "{drill}");
+    assert!(drill["reason"].as_str().unwrap().starts_with("NoDrill"), "{drill}");
+    assert!(cloud.function_log("record-drill").contains("nobody was told that a drill failed"), "the log says it");
+
+    // And the question whether a promotion may begin: it stands, and is answered.
+    let passed = cloud.execute("drill", &json!({"cluster": "orders"}));
+    assert_eq!(passed["output"]["outcome"], "passed", "{passed}");
+    let event = json!({"drill": passed["output"], "request_id": null, "execution": "arn", "started": Timestamp::now(), "token": "t"});
+    let asked = cloud.invoke("request-approval", &event).unwrap();
+    assert!(asked["state"].as_str().unwrap().contains("wait"), "{asked}");
+    assert!(cloud.function_log("request-approval").contains("nobody was told of the question"), "the log says it");
+    let denial = json!({"action": "deny", "cluster": "orders", "request_id": asked["request_id"]});
+    let (status, answer) = cloud.call_approval_url(&cloud.user("bob"), &denial);
+    assert_eq!((status, &answer["state"]), (200, &json!("denied")), "{answer}");
+    assert!(cloud.function_log("decide-approval").contains("nobody was told"), "the log says it");
+
+    // What waits to be told is told by reconcile, once SNS takes it.
+    assert_eq!(told(""), 0, "nobody has heard of anything");
+    cloud.no_faults();
+    reconcile(&cloud);
+    wait_for("the record's end", || cloud.item("orders", &failed).filter(|record| record["open"].is_null()));
+    assert!(told(failed.trim_start_matches("backup#")) >= 1, "people are told");
+    torture.withstood("sns:Publish AuthorizationError for ever");
+    rest(&cloud);
+    torture.end();
+}
+
+/// Lets a backup fail, SSM refusing its command; the sort key of its record, which says so and holds no lease.
+fn fails(cloud: &Cloud) -> String {
+    let before = backups(cloud).len();
+    cloud.fault(json!({"on": "ssm:SendCommand", "effect": "fail", "error": "InvalidInstanceId", "times": 1}));
+    cloud.fire("backup-orders");
+    let failed = wait_for("the backup's failure", || backups(cloud).into_iter().nth(before).filter(|b| b["state"] == "failed"));
+    assert!(cloud.item("orders", "lease").is_none_or(|lease| lease["holder"].is_null()), "the lease is free");
+    failed["sk"].as_str().unwrap().to_owned()
+}
+
+/// What lies in the dead letters.
+fn dead_letters(cloud: &Cloud) -> Vec<String> {
+    let url = format!("{}/000000000000/highwater-dead-letters", cloud.url());
+    let request = json!({"QueueUrl": url, "MaxNumberOfMessages": 10, "VisibilityTimeout": 0});
+    let found = cloud.aws("sqs", "AmazonSQS.ReceiveMessage", &request).unwrap();
+    found["Messages"].as_array().into_iter().flatten().map(|message| message["Body"].as_str().unwrap().to_owned()).collect()
 }

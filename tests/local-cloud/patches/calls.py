@@ -104,6 +104,13 @@ def _session_of_the_role(_make):
     return execution_credentials
 
 
+def role_of(headers: dict, query_params: dict) -> str | None:
+    """The role that makes a request; None for the account and its users."""
+    from ministack.core.router import extract_access_key_id
+
+    return _role_of_key(extract_access_key_id(headers, query_params))
+
+
 def _role_of_key(access_key: str) -> str | None:
     """The role whose session this key is of; None for the account's key and for users."""
     from ministack.services import sts
@@ -116,9 +123,7 @@ def _role_of_key(access_key: str) -> str | None:
 
 def _by_request(dispatch):
     async def dispatch_service_request(method, path, headers, body, query_params, request_id):
-        from ministack.core.router import extract_access_key_id
-
-        role = _role_of_key(extract_access_key_id(headers, query_params))
+        role = role_of(headers, query_params)
         needed = _needed(method, path, headers, body, query_params) if role else []
         _asked.set(needed)
         for action, resources in needed:

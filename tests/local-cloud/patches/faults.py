@@ -1,7 +1,7 @@
 """Faults that a test orders: what the next matching call or event suffers, and how often.
 
 A fault names its place, `ssm:SendCommand` for a call (`ssm:*` for any) or `event:aws.ssm` for an event, what has to match
-in the request or in the event's detail (`*` stands for anything), its effect, how many matching ones it lets pass
+in the request or in the event's detail (`*` stands for anything; `role` is whose call it is, and the test's own have none), its effect, how many matching ones it lets pass
 first (`skip`) and how many times it then strikes (no `times`: for ever).
 
 effects on a call:   fail         refused with `error`; nothing was done
@@ -32,7 +32,7 @@ from urllib.parse import parse_qs, unquote
 
 from ministack.core.responses import error_response_json
 
-from . import replace
+from . import calls, replace
 
 CALL_EFFECTS = ("fail", "lose-reply", "delay-reply", "double")
 FUNCTION_EFFECTS = ("kill-before", "kill-after")
@@ -167,6 +167,12 @@ def _s3_error(code, message, status):
     return s3._error(code, message, status)
 
 
+def _sns_error(code, message, status):
+    from ministack.services import sns
+
+    return sns._error(code, message, status)
+
+
 def _query_error(code, message, status):
     from ministack.services import ec2
 
@@ -174,7 +180,7 @@ def _query_error(code, message, status):
 
 
 def install() -> None:
-    from ministack.services import dynamodb, ec2, eventbridge, kms, lambda_svc, s3, ssm, stepfunctions
+    from ministack.services import dynamodb, ec2, eventbridge, kms, lambda_svc, s3, sns, ssm, stepfunctions
 
     for module, service, parse, refuse in (
         (ssm, "ssm", _json_call, error_response_json),
@@ -185,6 +191,7 @@ def install() -> None:
         (lambda_svc, "lambda", _lambda_call, error_response_json),
         (ec2, "ec2", _query_call, _query_error),
         (s3, "s3", _s3_call, _s3_error),
+        (sns, "sns", _query_call, _sns_error),
     ):
         replace(module, "handle_request", lambda inner, s=service, p=parse, r=refuse: _guarded(inner, s, p, r))
     replace(stepfunctions, "_call_lambda", _called_by_a_machine)
@@ -201,7 +208,7 @@ def _guarded(inner, service, parse, refuse):
             return await inner(method, path, headers, body, query_params, **more)
 
         action, facts = parse(method, path, headers, body, query_params)
-        fault = faults.take(f"{service}:{action}", facts)
+        fault = faults.take(f"{service}:{action}", {**facts, "role": calls.role_of(headers, query_params)})
         if fault is None:
             return await call()
         if fault.effect == "fail":
