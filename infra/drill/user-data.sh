@@ -29,9 +29,12 @@ done
 if [[ -z $token ]]; then log "drill $drill_id: no task token or configuration beside the plan"; exit 1; fi
 
 answer() { # answer success|failure, then the CLI's arguments
-  local i
+  local i said
   for ((i = 0; i < 10; i++)); do
-    aws stepfunctions "send-task-$1" --task-token "$token" "${@:2}" && return 0
+    said=$(aws stepfunctions "send-task-$1" --task-token "$token" "${@:2}" 2>&1) && return 0
+    log "$said"
+    # It was told, and only the reply was lost; or nobody waits any more.
+    [[ $said == *TaskTimedOut* || $said == *TaskDoesNotExist* ]] && return 1
     sleep $((2 + i * 3))
   done
   log "drill $drill_id: the execution could not be told"
