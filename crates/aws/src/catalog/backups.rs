@@ -190,15 +190,18 @@ impl Committed {
     /// The manifest again.
     ///
     /// # Errors
-    /// `Unreadable` when the text is not the one whose digest is beside it.
+    /// `Unreadable` when the text is not the one whose digest is beside it, or the key is another's.
     pub fn stored(&self, key: &Key) -> Result<StoredManifest, TableError> {
         let unreadable = |reason: String| TableError::Unreadable { pk: key.pk.clone(), sk: key.sk.clone(), reason };
         let parsed = StoredManifest::parse(self.manifest_key.clone(), self.manifest_version_id.clone(), self.manifest.as_bytes());
         let stored = parsed.map_err(|e| unreadable(e.to_string()))?;
-        match stored.sha256 == self.manifest_sha256 {
-            true => Ok(stored),
-            false => Err(unreadable(format!("its manifest has SHA-256 {}, recorded is {}", stored.sha256, self.manifest_sha256))),
+        if stored.sha256 != self.manifest_sha256 {
+            return Err(unreadable(format!("its manifest has SHA-256 {}, recorded is {}", stored.sha256, self.manifest_sha256)));
         }
+        if stored.key != stored.manifest.key() {
+            return Err(unreadable(format!("its manifest belongs at {}, recorded is {}", stored.manifest.key(), stored.key)));
+        }
+        Ok(stored)
     }
 }
 
@@ -250,13 +253,8 @@ impl BackupRecord {
     /// # Errors
     /// `Unreadable`.
     pub(crate) fn at(self, key: &Key) -> Result<Self, TableError> {
-        match Self::key(&self.cluster, &self.backup_id) == *key {
-            true => Ok(self),
-            false => {
-                let reason = format!("it is the record of {} of {}", self.backup_id, self.cluster);
-                Err(TableError::Unreadable { pk: key.pk.clone(), sk: key.sk.clone(), reason })
-            }
-        }
+        key.has(&Self::key(&self.cluster, &self.backup_id), &format!("{} of {}", self.backup_id, self.cluster))?;
+        Ok(self)
     }
 
     /// The token of its lease; zero for one that was rebuilt.
