@@ -2,7 +2,7 @@
 //!
 //! In this order: the certificate, its signature, the record and the head together; or the message, then the record. Run
 //! twice it finds its own work and answers the same. What a crash leaves: a certificate that no record names, or a message
-//! that is sent again.
+//! that is sent again. A message that SNS does not take keeps no result from being recorded.
 
 use crate::drill_host::REPORT_NAME;
 use crate::error::{FunctionError, Name};
@@ -246,10 +246,11 @@ impl RecordDrill {
     }
 }
 
-/// Tells people, then records that a drill did not pass.
+/// Tells people, then records that a drill did not pass, whether or not they could be told: the machine's alarm and the status
+/// page say it too.
 ///
 /// # Errors
-/// Those of the topic and the catalog.
+/// Those of the catalog.
 pub async fn fail(
     catalog: &CatalogTable,
     topic: &Topic,
@@ -264,7 +265,9 @@ pub async fn fail(
         "Drill {drill_id} of {cluster} did not pass: restore point {backup_id} is not proven.\n\n{reason}\n\n{place}\nExecution {execution}\n\n\
          Look at the report, then start another drill: {{\"cluster\":\"{cluster}\"}}. RUNBOOK has the rest.\n"
     );
-    topic.publish(&format!("Highwater: drill of {cluster} failed"), &message).await?;
+    if let Err(error) = topic.publish(&format!("Highwater: drill of {cluster} failed"), &message).await {
+        tracing::error!(%cluster, %drill_id, %error, "nobody was told that a drill failed");
+    }
     tracing::warn!(%cluster, %drill_id, %backup_id, reason, "failed");
     let failed = State::Failed { instance: record.state.instance().cloned(), reason, report, failed_at: Timestamp::now() };
     Ok(catalog.move_drill(record, failed).await?)

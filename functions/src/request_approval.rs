@@ -1,7 +1,8 @@
 //! `request-approval`: a drill of a promotion has passed; the question goes to the people who may answer it.
 //!
 //! What a crash leaves: a recorded question that nobody was told of. A retry brings the task's new token, which is recorded,
-//! and tells them again.
+//! and tells them again. A question that SNS does not take stands all the same: whoever asked for the promotion sees it in
+//! `highwater approvals`, and an emergency does not wait for SNS.
 
 use crate::error::{FunctionError, Name};
 use crate::primary::Primaries;
@@ -114,7 +115,9 @@ impl RequestApproval {
         let request = &record.request;
         if let (RequestState::Waiting {}, Some(question)) = (&request.state, &request.question) {
             let (subject, message) = message(request, question, &certificate, &self.url, Timestamp::now());
-            self.topic.publish(&subject, &message).await?;
+            if let Err(error) = self.topic.publish(&subject, &message).await {
+                tracing::error!(cluster = %request.cluster, request_id = %request.id, %error, "nobody was told of the question");
+            }
             tracing::info!(cluster = %request.cluster, request_id = %request.id, "asked for {} approval(s)", request.approvals_needed());
         }
         Ok(Answer { request_id: request.id.clone(), state: request.state.describe(), approvals_needed: request.approvals_needed() })

@@ -39,13 +39,14 @@ impl Follow {
 
     /// What follows the state of an ended backup. `new` is what was committed just now: it is measured once.
     pub(super) async fn up(&self, record: &BackupRecord, new: Option<&StoredManifest>) -> Result<(), FunctionError> {
-        match &record.state {
-            State::Committed(_) => self.committed(record, new).await?,
-            State::Failed { failure, message, .. } => self.failed(record, *failure, message).await?,
+        let followed = match &record.state {
+            State::Committed(_) => self.committed(record, new).await,
+            State::Failed { failure, message, .. } => self.failed(record, *failure, message).await,
             State::Requested | State::Running { .. } | State::Pruning(_) => return Ok(()),
-        }
+        };
+        // What ended shows, also while something that follows cannot be done.
         self.status.changed().await;
-        Ok(())
+        followed
     }
 
     async fn committed(&self, record: &BackupRecord, new: Option<&StoredManifest>) -> Result<(), FunctionError> {
