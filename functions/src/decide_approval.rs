@@ -174,7 +174,9 @@ impl DecideApproval {
         match body {
             Body::List { cluster } => {
                 let found = self.consents.catalog.recent_approvals(&cluster, RECENT).await?;
-                let requests: Vec<Value> = found.iter().map(shown).collect();
+                let promotions = self.consents.catalog.recent_promotions(&cluster, RECENT).await?;
+                let begun = |record: &ApprovalRecord| promotions.iter().find(|promotion| promotion.id == record.request.id);
+                let requests: Vec<Value> = found.iter().map(|record| record.shown(begun(record))).collect();
                 Ok((200, json!({"cluster": cluster, "requests": requests, "you": caller.to_string()})))
             }
             Body::Restore { cluster, target, request_id } => Box::pin(self.restore(caller, cluster, target, request_id, now)).await,
@@ -300,7 +302,7 @@ impl DecideApproval {
                 }
             };
             let carried = self.consents.carry_out(&record).await?;
-            let mut answer = shown(&record);
+            let mut answer = record.shown(None);
             answer["approval"] = json!(carried.approval);
             if carried.too_late {
                 answer["note"] = json!("nobody waits for this decision any more: its execution has ended, or had this answer before");
@@ -332,17 +334,6 @@ impl DecideApproval {
             tracing::warn!(%error, "the vote was recorded, but nobody was told");
         }
     }
-}
-
-/// A request as its voters see it. Its task's token is nobody's business.
-fn shown(record: &ApprovalRecord) -> Value {
-    let request = &record.request;
-    json!({
-        "request_id": request.id, "cluster": request.cluster, "target": request.target, "state": request.state.describe(),
-        "requester": request.requester.as_ref().map(ToString::to_string), "requested_at": request.requested_at,
-        "question": request.question, "votes": request.votes, "approvals_needed": request.approvals_needed(),
-        "approvals": request.approvers().len(), "execution": record.execution,
-    })
 }
 
 #[cfg(test)]

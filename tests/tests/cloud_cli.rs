@@ -4,7 +4,8 @@
 use highwater_tests::{Cloud, CloudHost, MariaDb, Person, Scratch, binary, config_of, wait_for, wait_for_within};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// What a run of the command came to.
@@ -192,6 +193,7 @@ fn an_operator_backs_up_drills_looks_and_fetches() {
     let drill_id = text(&drilled["drill_id"]);
     scene.text(&["follow", drill_id, "--cluster", "orders"], &["PASSED", "apply", "certificate s3://"]);
     scene.text(&["certificate", "show", "--cluster", "orders"], &[drill_id, "checks passed"]);
+    assert_eq!(scene.value(&["certificate", "show", "--cluster", "orders"])["drill_id"], json!(drill_id));
     scene.text(&["certificate", "verify", "--cluster", "orders", "--drill", drill_id], &["verified", "key from KMS"]);
     assert_eq!(scene.value(&["certificate", "verify", "--cluster", "orders"])["verified"], json!(true));
     scene.refused(&["certificate", "show", "--cluster", "orders", "--drill", "20200101T000000Z-00000000"], 11, "no drill");
@@ -214,7 +216,7 @@ fn an_operator_backs_up_drills_looks_and_fetches() {
     assert_eq!((&cost["cap_per_month"], &cost["month"]["unpriced"]), (&json!(1.0), &json!([])), "{cost}");
     let drills = cost["month"]["lines"].as_array().unwrap().iter().find(|l| l["what"] == "drill instances").unwrap().clone();
     assert!(drills["amount"].as_f64().is_some_and(|amount| amount >= 0.2 / 60.0), "{drills}");
-    scene.text(&["cost", "--cluster", "orders"], &["orders", "USD a month", "list prices of eu-west-1"]);
+    scene.text(&["cost", "--cluster", "orders"], &["orders", "USD a month", "put yours into cost.prices"]);
     scene.text(&["cost"], &["OVER the cap of 1.00"]);
     reconcile_measures_the_cost(&scene.cloud, cost["month"]["amount"].as_f64().unwrap());
 
@@ -224,11 +226,14 @@ fn an_operator_backs_up_drills_looks_and_fetches() {
     scene.text(&["catalog", "audit", "--cluster", "orders"], &["3 backups by their manifests, 0 differences"]);
     assert_eq!(scene.value(&["catalog", "audit", "--cluster", "orders"])["differences"], json!([]));
     scene.text(&["catalog", "rebuild", "--cluster", "orders"], &["0 differences to mend"]);
+    assert_eq!(scene.value(&["catalog", "rebuild", "--cluster", "orders"])["mended"], json!([]));
     scene.text(&["audit", "--cluster", "orders"], &["3 backups", "0 broken invariants"]);
+    assert_eq!(scene.value(&["audit", "--cluster", "orders"])["broken"], json!(0));
     scene.refused(&["catalog", "audit", "--cluster", "order"], 11, "it has billing, orders");
 
     fetch(&scene, id);
     scene.text(&["completions", "bash"], &["_highwater"]);
+    assert!(text(&scene.value(&["completions", "bash"])["script"]).contains("_highwater"));
     scene.refused(&["completions", "dos"], 2, "possible values");
 }
 
@@ -344,12 +349,10 @@ fn promotion(scene: &Scene, db: &MariaDb) {
 
     let newest = || scene.value(&["backups", "--cluster", "orders", "--limit", "1"])["backups"][0].clone();
     let incarnation = newest()["incarnation"].clone();
-    // Asked for, drilled, approved by somebody else, promoted: one command follows all of it.
-    let mut child = scene.command(&scene.operator, &["--json", "restore", "--cluster", "orders"]);
-    let log = scene.cloud.scratch().join("follower.log");
-    child.stdin(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
-    let follower = std::thread::spawn(move || child.output().unwrap());
-    let told = || std::fs::read_to_string(&log).unwrap();
+    // Asked for, drilled, approved by somebody else, promoted: one command follows all of it, by nothing but the URL.
+    let mut asks = scene.command(&scene.operator, &["--json", "restore", "--cluster", "orders"]);
+    asks.env_remove("HIGHWATER_DEPLOYMENT");
+    let asker = Follower::start(scene, "asker", asks);
     let waiting = wait_for_within(Duration::from_secs(150), "the question", || {
         let listed = scene.run_as(&bob, &["--json", "approvals", "--cluster", "orders"]).json();
         listed["requests"].as_array().unwrap().iter().find(|r| r["state"] == "waiting").cloned()
@@ -360,15 +363,18 @@ fn promotion(scene: &Scene, db: &MariaDb) {
     scene.refused(&["approve", "--cluster", "orders", "--request", id, "--certificate", certificate], 17, "HTTP 403");
     let status = scene.run(&["status", "--cluster", "orders"]).stdout;
     assert!(status.contains(&format!("request {id} waits for votes until")), "{status}");
-    wait_for("the follower to tell of the votes", || told().contains("waits for votes").then_some(()));
+    // Somebody else follows the same request by the catalog.
+    let other = Follower::start(scene, "other", scene.command(&scene.operator, &["--json", "follow", id, "--cluster", "orders"]));
+    for follower in [&asker, &other] {
+        wait_for("the follower to tell of the votes", || follower.told().contains("waits for votes").then_some(()));
+    }
     let approved = scene.run_as(&bob, &["approve", "--cluster", "orders", "--request", id, "--certificate", certificate]);
     assert!(approved.code == 0 && approved.stdout.contains("is approved: 1 of 1 approvals"), "{}{}", approved.stdout, approved.stderr);
-    let output = follower.join().unwrap();
-    let (said, told) = (String::from_utf8(output.stdout).unwrap(), told());
-    let promoted: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}{told}"));
-    assert_eq!((output.status.code(), &promoted["outcome"]), (Some(0), &json!("promoted")), "{said}{told}");
-    for step in ["being drilled", "waits for votes"] {
-        assert!(told.contains(step), "nothing was told of {step}: {told}");
+    assert!(asker.told().contains("being drilled"), "{}", asker.told());
+    for follower in [asker, other] {
+        let ended = follower.end();
+        assert_eq!((ended.code, &ended.json()["outcome"]), (0, &json!("promoted")), "{}{}", ended.stdout, ended.stderr);
+        assert_eq!(ended.json()["host"], waiting["question"]["host"]);
     }
     assert_eq!(db.value::<u64>("SELECT COUNT(*) FROM shop.orders"), 3);
     wait_for("the full of the new incarnation", || {
@@ -376,12 +382,50 @@ fn promotion(scene: &Scene, db: &MariaDb) {
         (newest["state"] == "committed" && newest["incarnation"] != incarnation).then_some(())
     });
 
-    // Asked for again, and withdrawn.
+    // Asked for again, and withdrawn; both who ask by the URL alone and who read the catalog are told. How long it usually takes is known by now.
     let asked = scene.value(&["restore", "--cluster", "orders", "--no-wait"]);
     let withdrawn = text(&asked["request_id"]);
-    scene.text(&["deny", "--cluster", "orders", "--request", withdrawn, "--reason", "a mistake"], &["is denied"]);
-    let followed = scene.run(&["--json", "follow", withdrawn, "--cluster", "orders"]);
-    assert_eq!((followed.code, &followed.json()["reason"]), (17, &json!("denied")), "{}", followed.stderr);
+    let mut follows = scene.command(&scene.operator, &["--json", "follow", withdrawn, "--cluster", "orders"]);
+    follows.env_remove("HIGHWATER_DEPLOYMENT");
+    let asker = Follower::start(scene, "withdrawn", follows);
+    wait_for("the follower to tell of the drill", || asker.told().contains("being drilled").then_some(()));
+    let denied = scene.value(&["deny", "--cluster", "orders", "--request", withdrawn, "--reason", "a mistake"]);
+    assert_eq!(denied["state"], "denied");
+    let by_catalog = scene.run(&["--json", "follow", withdrawn, "--cluster", "orders"]);
+    let by_url = asker.end();
+    assert!(by_url.stderr.contains("\"left_seconds\":"), "{}", by_url.stderr);
+    let first: Value = serde_json::from_str(by_url.stderr.lines().next().unwrap()).unwrap();
+    assert!(first["usually_seconds"].as_i64().is_some_and(|usually| usually > 0), "{first}");
+    for followed in [by_url, by_catalog] {
+        assert_eq!((followed.code, &followed.json()["reason"]), (17, &json!("denied")), "{}", followed.stderr);
+    }
+    scene.refused(&["follow", "20200101T000000Z-0000", "--cluster", "orders"], 11, "has no request 20200101T000000Z-0000");
+}
+
+/// A command that follows something, beside the test.
+struct Follower {
+    child: Child,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Follower {
+    fn start(scene: &Scene, name: &str, mut command: Command) -> Self {
+        let [stdout, stderr] = ["out", "err"].map(|stream| scene.cloud.scratch().join(format!("{name}.{stream}")));
+        let file = |path: &PathBuf| std::fs::File::create(path).unwrap();
+        command.stdin(Stdio::null()).stdout(file(&stdout)).stderr(file(&stderr));
+        Self { child: command.spawn().unwrap(), stdout, stderr }
+    }
+
+    /// Its progress so far.
+    fn told(&self) -> String {
+        std::fs::read_to_string(&self.stderr).unwrap()
+    }
+
+    fn end(mut self) -> Ran {
+        let code = self.child.wait().unwrap().code().unwrap_or(-1);
+        Ran { code, stdout: std::fs::read_to_string(&self.stdout).unwrap(), stderr: self.told() }
+    }
 }
 
 /// A chain whose restore is expected to take longer than the cluster may be without its data is not continued.

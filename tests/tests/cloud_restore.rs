@@ -26,7 +26,7 @@ fn from_the_request_to_the_forced_full() {
     db.run("DELETE FROM shop.orders");
     let [ada, bob] = ["ada", "bob"].map(|name| cloud.user(name));
 
-    let asked = highwater(&cloud, &ada, &["restore"]);
+    let asked = highwater(&cloud, &ada, &["restore", "--no-wait"]);
     let (id, execution) = (asked["request_id"].as_str().unwrap(), asked["execution"].as_str().unwrap());
     let question = wait_for_within(Duration::from_secs(150), "the question", || {
         let seen = highwater(&cloud, &bob, &["approvals"])["requests"][0].clone();

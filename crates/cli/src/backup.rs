@@ -2,7 +2,7 @@
 
 use crate::deployment::{Context, Deployment, OfCluster};
 use crate::error::{Error, Result};
-use crate::follow::{Followed, Seen, unknown, until_ended, usually};
+use crate::follow::{Followed, Seen, Step, Usual, unknown, until_ended};
 use crate::output::{bytes, show};
 use highwater_aws::catalog::backups::{BackupRecord, State};
 use highwater_aws::lambda::{Lambda, Said};
@@ -14,6 +14,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// What to do about backups.
 #[derive(Debug, clap::Subcommand)]
+#[command(after_help = "Examples:\n  highwater backup now --cluster orders")]
 pub(crate) enum BackupCommand {
     /// Start a backup and follow it until it is committed or has failed.
     Now(NowArgs),
@@ -81,11 +82,12 @@ pub(crate) async fn follow(deployment: &Deployment, cluster: &ClusterId, id: &Ba
     let catalog = deployment.catalog();
     let recent = catalog.recent_backups(cluster, LOOKED_AT).await?;
     let seconds = recent.iter().filter(|r| r.backup_id.kind() == id.kind()).filter_map(duration);
-    let followed = Followed { what: "backup", id: id.to_string(), cluster, began: id.requested_at(), usually: usually(seconds) };
+    let followed = Followed { what: "backup", id: id.to_string(), cluster, url: None, began: id.requested_at() };
+    let usual = Usual::of(followed.began, seconds);
     let record = until_ended(&followed, cx, async || {
         let record = catalog.backup(cluster, id).await?.ok_or_else(|| unknown("backup", id, cluster))?;
         Ok(match record.state.is_unfinished() {
-            true => Seen::Runs(record.state.name().to_owned()),
+            true => Seen::Runs(Step { says: record.state.name().to_owned(), usual }),
             false => Seen::Ended(record),
         })
     })

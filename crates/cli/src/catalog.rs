@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 /// What to do with the catalog.
 #[derive(Debug, clap::Subcommand)]
+#[command(after_help = "Examples:\n  highwater catalog audit --cluster orders\n  highwater catalog rebuild --cluster orders")]
 pub(crate) enum CatalogCommand {
     /// Compare catalog, manifests and objects, and name every difference. Exit 14 when there is one.
     Audit(CompareArgs),

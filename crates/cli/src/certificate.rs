@@ -3,11 +3,14 @@
 use crate::deployment::Context;
 use crate::error::{Error, Result};
 use crate::follow::unknown;
-use crate::output::{bytes, show, table};
+use crate::output::{bytes, show, table, write_new};
 use highwater_aws::catalog::drills::State;
 use highwater_aws::kms::SigningKey;
+use highwater_aws::s3::Bucket;
 use highwater_core::certificate::{CERTIFICATE_NAME, CertificateError, CertificateV1, Checksum, PublicKey, SIGNATURE_NAME, verify};
+use highwater_core::drill::DrillReportV1;
 use highwater_core::ids::drill_prefix;
+use highwater_core::plan::RestorePlanV1;
 use highwater_core::{ClusterId, Document, DrillId, Failure, Sha256};
 use serde_json::json;
 use std::error::Error as StdError;
@@ -15,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 /// What to do with a certificate.
 #[derive(Debug, clap::Subcommand)]
+#[command(after_help = "Examples:\n  highwater certificate verify --cluster orders\n  highwater certificate show --cluster orders")]
 pub(crate) enum CertificateCommand {
     /// Check its signature, and whether it is of a plan and a report. Exit 14 when it does not hold.
     Verify(VerifyArgs),
@@ -40,7 +44,7 @@ pub(crate) struct Which {
 /// `aws kms get-public-key --key-id ARN --query PublicKey --output text | base64 -d > highwater.der`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  highwater certificate verify --cluster orders\n  highwater certificate verify certificate.json --key highwater.der --plan plan.json      # offline"
+    after_help = "Examples:\n  highwater certificate verify --cluster orders\n  highwater certificate verify --cluster orders --save proof\n  highwater certificate verify proof/certificate.json --key proof/highwater.der --plan proof/plan.json      # offline"
 )]
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
@@ -57,7 +61,13 @@ pub(crate) struct VerifyArgs {
     /// It must be of this report.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Keep certificate, signature, plan, report and public key in this directory, to verify it offline some day.
+    #[arg(long, value_name = "DIR", requires = "cluster")]
+    save: Option<PathBuf>,
 }
+
+/// The public key's name beside a saved certificate.
+const KEY_NAME: &str = "highwater.der";
 
 /// Arguments of `certificate show`.
 #[derive(Debug, clap::Args)]
@@ -74,6 +84,8 @@ struct Stored {
     signature: Vec<u8>,
     /// The deployment's public key, where it was asked for.
     key: Option<Vec<u8>>,
+    /// Where it was found.
+    bucket: Option<Bucket>,
 }
 
 pub(crate) async fn run(command: &CertificateCommand, cx: &Context) -> Result<()> {
@@ -109,7 +121,8 @@ async fn of_drill(cluster: &ClusterId, drill: Option<&DrillId>, wants_key: bool,
         true => Some(SigningKey::new(&deployment.sdk, &deployment.of.signing_key).public_key().await?),
         false => None,
     };
-    Ok(Stored { place: passed.certificate.uri.clone(), bytes: get(CERTIFICATE_NAME).await?, signature: get(SIGNATURE_NAME).await?, key })
+    let (bytes, signature) = (get(CERTIFICATE_NAME).await?, get(SIGNATURE_NAME).await?);
+    Ok(Stored { place: passed.certificate.uri.clone(), bytes, signature, key, bucket: Some(bucket) })
 }
 
 fn of_file(path: &Path, signature: Option<&Path>) -> Result<Stored> {
@@ -117,7 +130,7 @@ fn of_file(path: &Path, signature: Option<&Path>) -> Result<Stored> {
         Some(signature) => read(signature)?,
         None => read(&path.with_file_name(SIGNATURE_NAME))?,
     };
-    Ok(Stored { place: path.display().to_string(), bytes: read(path)?, signature, key: None })
+    Ok(Stored { place: path.display().to_string(), bytes: read(path)?, signature, key: None, bucket: None })
 }
 
 async fn run_verify(args: &VerifyArgs, cx: &Context) -> Result<()> {
@@ -127,12 +140,12 @@ async fn run_verify(args: &VerifyArgs, cx: &Context) -> Result<()> {
         (None, Some(cluster)) => of_drill(cluster, drill.as_ref(), args.key.is_none(), cx).await?,
         (None, None) => return Err(Error::new(Failure::Document, "no certificate is named")),
     };
-    let (key, key_from) = match (&args.key, stored.key) {
+    let (key_bytes, key_from) = match (&args.key, &stored.key) {
         (Some(path), _) => (read(path)?, path.display().to_string()),
-        (None, Some(key)) => (key, "KMS".to_owned()),
+        (None, Some(key)) => (key.clone(), "KMS".to_owned()),
         (None, None) => return Err(Error::new(Failure::Document, "no key is given").hint("--key FILE")),
     };
-    let key = PublicKey::parse(&key).map_err(|e| refused(&key_from, &e))?;
+    let key = PublicKey::parse(&key_bytes).map_err(|e| refused(&key_from, &e))?;
     let certificate = verify(&stored.bytes, &stored.signature, &key).map_err(|e| refused(&stored.place, &e))?;
     let digest = |path: &Option<PathBuf>| path.as_deref().map(read).transpose().map(|bytes| bytes.map(|b| Sha256::of(&b)));
     let (plan, report) = (digest(&args.plan)?, digest(&args.report)?);
@@ -140,13 +153,39 @@ async fn run_verify(args: &VerifyArgs, cx: &Context) -> Result<()> {
     let sha256 = Sha256::of(&stored.bytes);
     let held = [("its plan", plan), ("its report", report)].into_iter().filter_map(|(what, given)| given.map(|_| what)).collect::<Vec<_>>();
     let also = if held.is_empty() { String::new() } else { format!(", and it is of {}", held.join(" and ")) };
-    let text = format!(
+    let mut text = format!(
         "verified: {} of {} was restored and checked by drill {}{also}\ncertificate {} (SHA-256 {sha256})\nkey from {key_from}\n",
         certificate.point.backup_id, certificate.cluster, certificate.drill_id, stored.place,
     );
-    let value = json!({"verified": true, "sha256": sha256, "held_against": held, "key_from": key_from, "certificate": certificate});
+    if let (Some(into), Some(bucket)) = (&args.save, &stored.bucket) {
+        save(into, bucket, &stored, &key_bytes, &certificate).await?;
+        text.push_str(&format!(
+            "saved: highwater certificate verify {0}/{CERTIFICATE_NAME} --key {0}/{KEY_NAME} --plan {0}/plan.json --report {0}/report.json\n",
+            into.display()
+        ));
+    }
+    let value = json!({
+        "verified": true, "sha256": sha256, "held_against": held, "key_from": key_from, "saved": args.save, "certificate": certificate,
+    });
     show(cx.json, &value, &text);
     Ok(())
+}
+
+/// Keeps what an offline verification needs. Files that are there already are left alone: they must be the same.
+async fn save(into: &Path, bucket: &Bucket, stored: &Stored, key: &[u8], certificate: &CertificateV1) -> Result<()> {
+    let prefix = drill_prefix(&certificate.cluster, &certificate.drill_id);
+    std::fs::create_dir_all(into).map_err(|e| Error::io(format!("make {}", into.display()), &e))?;
+    let mut files = vec![(CERTIFICATE_NAME, stored.bytes.clone()), (SIGNATURE_NAME, stored.signature.clone()), (KEY_NAME, key.to_vec())];
+    for (name, pinned, most) in
+        [("plan.json", &certificate.plan, RestorePlanV1::MAX_BYTES), ("report.json", &certificate.report, DrillReportV1::MAX_BYTES)]
+    {
+        let bytes = bucket.get(&format!("{prefix}{name}"), None, most as u64).await?.to_vec();
+        if Sha256::of(&bytes) != pinned.sha256 {
+            return Err(Error::new(Failure::Damaged, format!("{} is not what the certificate names", pinned.uri)));
+        }
+        files.push((name, bytes));
+    }
+    files.into_iter().try_for_each(|(name, bytes)| write_new(&into.join(name), &bytes).map(|_| ()))
 }
 
 async fn run_show(args: &ShowArgs, cx: &Context) -> Result<()> {

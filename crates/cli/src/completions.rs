@@ -2,8 +2,10 @@
 
 use crate::Cli;
 use crate::error::Result;
+use crate::output::show;
 use clap::CommandFactory;
 use clap_complete::Shell;
+use serde_json::json;
 
 /// Arguments of `completions`.
 #[derive(Debug, clap::Args)]
@@ -15,7 +17,10 @@ pub(crate) struct CompletionsArgs {
     shell: Shell,
 }
 
-pub(crate) fn run(args: &CompletionsArgs) -> Result<()> {
-    clap_complete::generate(args.shell, &mut Cli::command(), "highwater", &mut std::io::stdout());
+pub(crate) fn run(args: &CompletionsArgs, json: bool) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "highwater", &mut script);
+    let script = String::from_utf8_lossy(&script);
+    show(json, &json!({"shell": args.shell.to_string(), "script": script}), &script);
     Ok(())
 }

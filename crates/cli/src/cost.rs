@@ -13,7 +13,7 @@ use serde_json::json;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  highwater cost\n  highwater cost --cluster orders --json\n\n\
     A month is what is kept now, stored for a month, and the backups and drills of the last thirty days. Prices are `cost.prices` of\n\
-    the configuration: list prices until you write yours. What has no price is named and not counted.")]
+    the configuration: examples until you write yours. What has no price is named and not counted.")]
 pub(crate) struct CostArgs {
     /// Only this cluster.
     #[arg(long)]
@@ -85,26 +85,16 @@ fn text(months: &[(ClusterId, Month)], total: &Estimate, cost: &CostConfig) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use highwater_core::cost::{BackupUse, DrillUse, InstanceUse, MonthUse, Prices};
+    use highwater_core::Document;
+    use highwater_core::cost::{BackupUse, DrillUse, InstanceUse, MonthUse};
+    use highwater_core::deployment::DeploymentV1;
 
     #[test]
     fn a_month_by_cluster_and_by_what_is_paid_for() {
         let instance = |name: &str| InstanceUse { instance_type: Some(name.into()), volume_gib: 100, seconds: 1800.0 };
         let drill = |name: &str| DrillUse { instance: Some(instance(name)), fetched_bytes: 50 << 30 };
-        let prices = Prices {
-            currency: "USD".into(),
-            source: "list prices of nowhere".into(),
-            storage_gb_month: 0.023,
-            put_per_1000: 0.005,
-            get_per_1000: 0.0004,
-            volume_gb_month: 0.088,
-            write_per_million: 0.705,
-            read_per_million: 0.141,
-            function_gb_second: 0.0000166667,
-            transition_per_1000: 0.025,
-            fixed_per_month: 6.0,
-            instance_hour: std::collections::BTreeMap::from([("m7i.large".to_owned(), 0.1124)]),
-        };
+        let sample = include_bytes!("../../../tests/fixtures/v1/deployment.json");
+        let prices = DeploymentV1::parse(sample).unwrap().cost.prices;
         let cost = CostConfig { cap_per_month: Some(10.0), prices };
         let backups = vec![BackupUse { stored_bytes: 1 << 30 }; 720];
         let used =

@@ -2,7 +2,7 @@
 
 use crate::deployment::{Context, Deployment, OfCluster};
 use crate::error::{Error, Result};
-use crate::follow::{Followed, Seen, executions, until_ended, usually};
+use crate::follow::{Followed, Seen, Step, Usual, executions, until_ended};
 use crate::output::{bytes, show, table};
 use highwater_aws::catalog::CatalogTable;
 use highwater_aws::catalog::drills::{DrillRecord, LOOKED_AT, State};
@@ -68,10 +68,11 @@ pub(crate) async fn follow(deployment: &Deployment, cluster: &ClusterId, executi
         what: "drill",
         id: known.map_or_else(|| execution.to_owned(), |record| record.drill_id.to_string()),
         cluster,
+        url: None,
         began: known.map_or_else(Timestamp::now, |record| record.planned_at),
-        usually: usually(recent.iter().filter_map(duration)),
     };
-    let record = until_ended(&followed, cx, async || look(&catalog, &machine, cluster, execution).await).await?;
+    let usual = Usual::of(followed.began, recent.iter().filter_map(duration));
+    let record = until_ended(&followed, cx, async || look(&catalog, &machine, cluster, execution, usual).await).await?;
     ended(deployment, &record, cx).await
 }
 
@@ -81,7 +82,9 @@ async fn look(
     machine: &highwater_aws::sfn::Executions,
     cluster: &ClusterId,
     execution: &str,
+    usual: Option<Usual>,
 ) -> Result<Seen<DrillRecord>> {
+    let runs = |says: String| Ok(Seen::Runs(Step { says, usual }));
     let found = catalog.newest_drills(cluster, LOOKED_AT).await?.into_iter().find(|record| record.execution == execution);
     if let Some(record) = found.as_ref().filter(|record| record.state.has_ended()) {
         return Ok(Seen::Ended(record.clone()));
@@ -95,11 +98,9 @@ async fn look(
                 .hint("RUNBOOK: drills-failed"))
         }
         // `reconcile` closes the record of an execution that ended without its states.
-        (ExecutionStatus::Failed, Some(record)) => {
-            Ok(Seen::Runs(format!("{}, and its execution has failed ({})", record.state.name(), why())))
-        }
-        (_, Some(record)) => Ok(Seen::Runs(record.state.name().to_owned())),
-        (_, None) => Ok(Seen::Runs("planning".to_owned())),
+        (ExecutionStatus::Failed, Some(record)) => runs(format!("{}, and its execution has failed ({})", record.state.name(), why())),
+        (_, Some(record)) => runs(record.state.name().to_owned()),
+        (_, None) => runs("planning".to_owned()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Following what runs elsewhere: a backup on its host, a drill, a promotion. Whoever stops following ends nothing.
 
+use crate::decide::UrlArgs;
 use crate::deployment::{Context, Deployment, OfCluster};
 use crate::error::{Error, Result};
 use crate::{STOPPED_FOLLOWING, backup, drill, promotion};
@@ -7,7 +8,7 @@ use highwater_core::promotion::PromotionId;
 use highwater_core::status::lasting;
 use highwater_core::{BackupId, ClusterId, DrillId, Failure};
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::str::FromStr;
@@ -53,16 +54,21 @@ impl FromStr for Operation {
 }
 
 pub(crate) async fn run(args: &FollowArgs, cx: &Context) -> Result<()> {
-    let (deployment, config) = args.of.find(cx).await?;
+    let cluster = &args.of.cluster;
+    let of = || args.of.find(cx);
     match &args.operation {
-        Operation::Backup(id) => backup::follow(&deployment, &config.cluster, id, cx).await,
+        Operation::Backup(id) => backup::follow(&of().await?.0, cluster, id, cx).await,
         Operation::Drill(id) => {
-            let record = deployment.catalog().drill(&config.cluster, id).await?;
-            let execution = record.map(|record| record.execution).ok_or_else(|| unknown("drill", id, &config.cluster))?;
-            drill::follow(&deployment, &config.cluster, &execution, cx).await
+            let (deployment, _) = of().await?;
+            let record = deployment.catalog().drill(cluster, id).await?;
+            let execution = record.map(|record| record.execution).ok_or_else(|| unknown("drill", id, cluster))?;
+            drill::follow(&deployment, cluster, &execution, cx).await
         }
-        Operation::Execution(arn) => drill::follow(&deployment, &config.cluster, arn, cx).await,
-        Operation::Promotion(id) => promotion::follow(&deployment, &config.cluster, id, cx).await,
+        Operation::Execution(arn) => drill::follow(&of().await?.0, cluster, arn, cx).await,
+        Operation::Promotion(id) => {
+            let at = UrlArgs { url: None, cluster: cluster.clone() };
+            promotion::follow(&promotion::source(&at, cx).await?, id, cx).await
+        }
     }
 }
 
@@ -79,19 +85,50 @@ pub(crate) struct Followed<'a> {
     /// By what it is followed again.
     pub(crate) id: String,
     pub(crate) cluster: &'a ClusterId,
+    /// The approval URL, where it was given in this very call and is the only way to the operation.
+    pub(crate) url: Option<&'a str>,
     /// When it began.
     pub(crate) began: Timestamp,
-    /// How long such a one usually takes, seconds; nothing if none was measured.
-    pub(crate) usually: Option<i64>,
 }
 
 /// What a look showed.
 #[derive(Debug)]
 pub(crate) enum Seen<T> {
-    /// It runs: its step, and what to say of it.
-    Runs(String),
+    /// It runs: its step.
+    Runs(Step),
     /// It has ended.
     Ended(T),
+}
+
+/// What an operation does at the moment.
+#[derive(Debug)]
+pub(crate) struct Step {
+    /// In words.
+    pub(crate) says: String,
+    /// How long it usually lasts, where that was measured.
+    pub(crate) usual: Option<Usual>,
+}
+
+/// How long something usually lasts: the whole operation, or the step that it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Usual {
+    /// When it began.
+    pub(crate) began: Timestamp,
+    pub(crate) seconds: i64,
+}
+
+impl Usual {
+    /// Where earlier ones were measured: their median, which one slow one does not decide.
+    pub(crate) fn of(began: Timestamp, seconds: impl IntoIterator<Item = i64>) -> Option<Self> {
+        let mut seconds: Vec<_> = seconds.into_iter().filter(|s| *s > 0).collect();
+        seconds.sort_unstable();
+        seconds.get(seconds.len() / 2).map(|seconds| Self { began, seconds: *seconds })
+    }
+
+    /// What is left of it, seconds; nothing once it is over.
+    fn left(self, now: Timestamp) -> i64 {
+        (self.seconds - now.duration_since(self.began).as_secs()).max(0)
+    }
 }
 
 /// Looks until the operation has ended. Says each step once, on a terminal also how long it lasts.
@@ -99,8 +136,12 @@ pub(crate) enum Seen<T> {
 /// # Errors
 /// Those of a look, but for a service that does not answer for a while; `Interrupted` on Ctrl-C.
 pub(crate) async fn until_ended<T>(followed: &Followed<'_>, cx: &Context, mut look: impl AsyncFnMut() -> Result<Seen<T>>) -> Result<T> {
-    let mut progress =
-        Progress { terminal: !cx.json && std::io::stderr().is_terminal(), step: String::new(), said_at: Timestamp::UNIX_EPOCH };
+    let mut progress = Progress {
+        terminal: !cx.json && std::io::stderr().is_terminal(),
+        json: cx.json,
+        step: String::new(),
+        said_at: Timestamp::UNIX_EPOCH,
+    };
     let (mut pause, mut lost) = (Duration::from_millis(300), 0);
     // Listened for from here on, so that one that comes during a look is not lost, nor ends the command without a word.
     let listen = signal(SignalKind::interrupt());
@@ -126,9 +167,10 @@ pub(crate) async fn until_ended<T>(followed: &Followed<'_>, cx: &Context, mut lo
             () = tokio::time::sleep(pause) => pause = (pause * 5 / 4).min(LONGEST_PAUSE),
             _ = interrupts.recv() => {
                 progress.done();
-                let Followed { what, id, cluster, .. } = followed;
+                let Followed { what, id, cluster, url, .. } = followed;
+                let url = url.map(|url| format!("HIGHWATER_APPROVAL_URL={url} ")).unwrap_or_default();
                 return Err(Error::new(Failure::Interrupted, format!("{what} {id} goes on; it is not followed any more"))
-                    .hint(format!("highwater follow {id} --cluster {cluster}"))
+                    .hint(format!("{url}highwater follow {id} --cluster {cluster}"))
                     .exit_with(STOPPED_FOLLOWING));
             }
         }
@@ -142,29 +184,29 @@ const LOST_LOOKS: u32 = 10;
 const SAY_AGAIN_SECONDS: i64 = 60;
 
 struct Progress {
+    /// A line that is written over; else a line for each step, as JSON where the result is.
     terminal: bool,
+    json: bool,
     step: String,
     said_at: Timestamp,
 }
 
 impl Progress {
     #[expect(clippy::print_stderr, reason = "progress is shown beside the result")]
-    fn say(&mut self, followed: &Followed<'_>, step: &str, now: Timestamp) {
-        let is_new = step != self.step;
-        let elapsed = now.duration_since(followed.began).as_secs().max(0);
+    fn say(&mut self, followed: &Followed<'_>, step: &Step, now: Timestamp) {
+        let is_new = step.says != self.step;
         if self.terminal {
             let end = if is_new && !self.step.is_empty() { "\n" } else { "" };
-            eprint!("{end}\r\u{1b}[2K{}", line(followed, step, elapsed));
+            eprint!("{end}\r\u{1b}[2K{}", line(followed, step, now));
             let _ = std::io::stderr().flush();
         } else if is_new || now.duration_since(self.said_at).as_secs() >= SAY_AGAIN_SECONDS {
-            let line = json!({
-                "at": now, "operation": followed.what, "id": followed.id, "cluster": followed.cluster, "step": step,
-                "elapsed_seconds": elapsed, "usually_seconds": followed.usually,
-            });
-            eprintln!("{line}");
+            match self.json {
+                true => eprintln!("{}", value(followed, step, now)),
+                false => eprintln!("{}", line(followed, step, now)),
+            }
             self.said_at = now;
         }
-        step.clone_into(&mut self.step);
+        step.says.clone_into(&mut self.step);
     }
 
     #[expect(clippy::print_stderr, reason = "the line of progress ends")]
@@ -176,20 +218,25 @@ impl Progress {
     }
 }
 
-fn line(followed: &Followed<'_>, step: &str, elapsed: i64) -> String {
-    let left = match followed.usually {
-        Some(usually) if usually > elapsed => format!(", about {} to go", lasting(usually - elapsed)),
-        Some(usually) => format!(", usually done after {}", lasting(usually)),
-        None => String::new(),
-    };
-    format!("{} {}: {step}, {}{left}", followed.what, followed.id, lasting(elapsed))
+fn elapsed(followed: &Followed<'_>, now: Timestamp) -> i64 {
+    now.duration_since(followed.began).as_secs().max(0)
 }
 
-/// The median, which one slow one does not decide.
-pub(crate) fn usually(seconds: impl IntoIterator<Item = i64>) -> Option<i64> {
-    let mut seconds: Vec<_> = seconds.into_iter().filter(|s| *s > 0).collect();
-    seconds.sort_unstable();
-    seconds.get(seconds.len() / 2).copied()
+fn value(followed: &Followed<'_>, step: &Step, now: Timestamp) -> Value {
+    json!({
+        "at": now, "operation": followed.what, "id": followed.id, "cluster": followed.cluster, "step": step.says,
+        "elapsed_seconds": elapsed(followed, now), "usually_seconds": step.usual.map(|usual| usual.seconds),
+        "left_seconds": step.usual.map(|usual| usual.left(now)),
+    })
+}
+
+fn line(followed: &Followed<'_>, step: &Step, now: Timestamp) -> String {
+    let left = match step.usual.map(|usual| (usual.left(now), usual.seconds)) {
+        Some((0, usually)) => format!(", usually done after {}", lasting(usually)),
+        Some((left, _)) => format!(", about {} to go", lasting(left)),
+        None => String::new(),
+    };
+    format!("{} {}: {}, {}{left}", followed.what, followed.id, step.says, lasting(elapsed(followed, now)))
 }
 
 /// The machines of a deployment.
@@ -200,6 +247,7 @@ pub(crate) fn executions(deployment: &Deployment) -> highwater_aws::sfn::Executi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::SignedDuration;
 
     #[test]
     fn an_id_says_what_it_names() {
@@ -220,18 +268,22 @@ mod tests {
     #[test]
     fn a_line_says_the_step_the_time_and_what_is_left() {
         let cluster = "orders".parse().unwrap();
-        let mut followed = Followed {
-            what: "drill",
-            id: "20261122T020000Z-4f7c90ab".into(),
-            cluster: &cluster,
-            began: Timestamp::UNIX_EPOCH,
-            usually: Some(300),
+        let began = Timestamp::UNIX_EPOCH;
+        let followed = Followed { what: "drill", id: "20261122T020000Z-4f7c90ab".into(), cluster: &cluster, url: None, began };
+        let after = |seconds: i64| began + SignedDuration::from_secs(seconds);
+        let check = |usual: Option<Usual>, now: i64, expected: &str| {
+            assert_eq!(line(&followed, &Step { says: "running".into(), usual }, after(now)), expected);
         };
-        let check = |followed: &Followed<'_>, elapsed, expected| assert_eq!(line(followed, "running", elapsed), expected);
-        check(&followed, 60, "drill 20261122T020000Z-4f7c90ab: running, 1 min, about 4 min to go");
-        check(&followed, 301, "drill 20261122T020000Z-4f7c90ab: running, 5 min 1 s, usually done after 5 min");
-        followed.usually = None;
-        check(&followed, 5, "drill 20261122T020000Z-4f7c90ab: running, 5 s");
-        assert_eq!((usually([]), usually([9, 1, 500]), usually([0])), (None, Some(9), None));
+        let whole = Usual { began, seconds: 300 };
+        check(Some(whole), 60, "drill 20261122T020000Z-4f7c90ab: running, 1 min, about 4 min to go");
+        check(Some(whole), 301, "drill 20261122T020000Z-4f7c90ab: running, 5 min 1 s, usually done after 5 min");
+        check(None, 5, "drill 20261122T020000Z-4f7c90ab: running, 5 s");
+        // A step that began an hour after the operation has its own time.
+        let step = Usual { began: after(3600), seconds: 60 };
+        check(Some(step), 3610, "drill 20261122T020000Z-4f7c90ab: running, 1 h, about 50 s to go");
+        let said = value(&followed, &Step { says: "running".into(), usual: Some(step) }, after(3610));
+        assert_eq!((&said["elapsed_seconds"], &said["usually_seconds"], &said["left_seconds"]), (&json!(3610), &json!(60), &json!(50)));
+        let median = |seconds: &[i64]| Usual::of(began, seconds.iter().copied()).map(|usual| usual.seconds);
+        assert_eq!((median(&[]), median(&[9, 1, 500]), median(&[0])), (None, Some(9), None));
     }
 }

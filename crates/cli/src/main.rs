@@ -146,7 +146,7 @@ async fn dispatch(command: &Command, cx: &Context) -> Result<ExitCode> {
         Command::NextBackup(args) => Box::pin(next_backup::run(args, cx)).await,
         Command::Plan(args) => Box::pin(plan::run(args, cx)).await,
         Command::WriteApproval(args) => write_approval::run(args, cx.json),
-        Command::Completions(args) => completions::run(args),
+        Command::Completions(args) => completions::run(args, cx.json),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
@@ -194,14 +194,70 @@ mod tests {
         insta::assert_snapshot!("help", text);
     }
 
+    /// The examples of a help: what is typed, without comments.
+    fn examples(help: &str) -> Vec<String> {
+        let joined = help.replace("\\\n", " ");
+        let lines = joined.lines().filter(|line| line.starts_with("  highwater "));
+        lines.map(|line| line.split(" #").next().unwrap().split(" > ").next().unwrap().trim().to_owned()).collect()
+    }
+
+    /// As a shell splits it, as far as the examples need it.
+    fn words(typed: &str) -> Vec<String> {
+        let parts = typed.split('"').enumerate();
+        let quoted = |(n, part): (usize, &str)| match n % 2 {
+            0 => part.split_whitespace().map(str::to_owned).collect::<Vec<_>>(),
+            _ => vec![part.to_owned()],
+        };
+        parts.flat_map(quoted).collect()
+    }
+
+    /// Of this command and all below it: `--json` is known, help has examples of this very command, and they can be typed.
+    fn walk(command: &mut clap::Command, path: &str, walked: &mut Vec<String>) {
+        let help = command.render_long_help().to_string();
+        let examples = examples(&help);
+        assert!(examples.iter().any(|typed| typed.starts_with(path)), "{path} has no example:\n{help}");
+        assert!(command.get_arguments().any(|arg| arg.get_id() == "json"), "{path} knows no --json");
+        for typed in examples {
+            let typed = typed.replace("SHA256", &"0".repeat(64));
+            let parsed = Cli::try_parse_from(words(&typed));
+            assert!(parsed.is_ok(), "{typed}: {}", parsed.err().unwrap());
+        }
+        walked.push(path.to_owned());
+        for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
+            let path = format!("{path} {}", sub.get_name());
+            walk(sub, &path, walked);
+        }
+    }
+
     #[test]
-    fn every_verb_of_an_operator_shows_an_example() {
-        let mut command = Cli::command();
+    fn every_verb_takes_json_and_shows_examples_that_can_be_typed() {
+        // Wide enough that no example is broken.
+        let mut command = Cli::command().term_width(1000);
         command.build();
-        for sub in command.get_subcommands_mut().filter(|sub| !sub.has_subcommands() && sub.get_name() != "help") {
-            let name = sub.get_name().to_owned();
-            let help = sub.render_long_help().to_string();
-            assert!(help.contains(&format!("highwater {name}")), "{name} has no example:\n{help}");
+        let mut walked = Vec::new();
+        walk(&mut command, "highwater", &mut walked);
+        let verbs = [
+            "status",
+            "backups",
+            "show",
+            "backup now",
+            "drill",
+            "restore",
+            "follow",
+            "approvals",
+            "approve",
+            "deny",
+            "certificate show",
+            "certificate verify",
+            "fetch",
+            "prune",
+            "catalog rebuild",
+            "catalog audit",
+            "cost",
+            "completions",
+        ];
+        for verb in verbs {
+            assert!(walked.contains(&format!("highwater {verb}")), "there is no {verb}: {walked:?}");
         }
     }
 }

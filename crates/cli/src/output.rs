@@ -21,18 +21,23 @@ pub(crate) fn write_document<D: Document>(path: &Path, document: &D) -> Result<S
     let bytes = document.to_bytes();
     // What we write, somebody will read: a document that breaks its own rules never reaches a file.
     D::parse(&bytes).map_err(|e| Error::document(format!("make {}", path.display()), &e))?;
+    write_new(path, &bytes)
+}
+
+/// The same for any bytes.
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<Sha256> {
     let failed = |e: &std::io::Error| Error::io(format!("write {}", path.display()), e);
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(directory).map_err(|e| failed(&e))?;
-    file.write_all(&bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| failed(&e))?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| failed(&e))?;
     match file.persist_noclobber(path) {
-        Ok(_) => Ok(Sha256::of(&bytes)),
+        Ok(_) => Ok(Sha256::of(bytes)),
         Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => {
             let there = std::fs::read(path).map_err(|e| Error::io(format!("read {}", path.display()), &e))?;
             match there == bytes {
-                true => Ok(Sha256::of(&bytes)),
+                true => Ok(Sha256::of(bytes)),
                 false => Err(Error::new(Failure::Document, format!("{} exists and holds something else", path.display()))
-                    .hint("choose another --out; nothing was overwritten")),
+                    .hint("choose another place; nothing was overwritten")),
             }
         }
         Err(e) => Err(failed(&e.error)),

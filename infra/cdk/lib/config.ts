@@ -98,35 +98,47 @@ export const MAX_COMMAND_HOURS = 48;
 
 /** Reads and checks `path`. */
 export function loadConfig(path: string): Config {
-  return parseConfig(readFileSync(path, "utf8"), path);
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (error) {
+    throw new ConfigError(`${path} cannot be read: ${(error as Error).message}; name the configuration with -c config=FILE, from infra/cdk`);
+  }
+  return parseConfig(text, path);
 }
 
-/** Checks the text of a configuration; `path` is for the messages. */
+/** Checks the text of a configuration; `path` is for the messages, one for each problem in the order of the lines. */
 export function parseConfig(text: string, path: string): Config {
   const lines = new LineCounter();
   const document = parseDocument(text, { lineCounter: lines, uniqueKeys: true });
-  const problems: string[] = [];
-  const at = (offset: number) => `${path}:${lines.linePos(offset).line}`;
-  for (const error of document.errors) problems.push(`${at(error.pos[0])}: ${error.message.split("\n")[0]}`);
-  if (problems.length > 0) throw new ConfigError(problems.join("\n"));
-  const report = (node: Node | null, key: string, reason: string) => problems.push(`${at(node?.range?.[0] ?? 0)}: ${key}: ${reason}`);
+  const problems: { line: number; text: string }[] = [];
+  const refuse = () => new ConfigError(problems.sort((a, b) => a.line - b.line).map(({ line, text }) => `${path}:${line}: ${text}`).join("\n"));
+  const lineOf = (offset: number) => lines.linePos(offset).line;
+  // What follows the first error of the syntax is said of text that was taken for something else.
+  const [error] = document.errors;
+  if (error) {
+    problems.push({ line: lineOf(error.pos[0]), text: error.message.split(" at line ")[0] ?? error.message });
+    throw refuse();
+  }
+  const report: Report = (node, key, reason) => problems.push({ line: lineOf(node?.range?.[0] ?? 0), text: `${key}: ${reason}` });
   const value = deployment(document.contents, "", report) as Config;
-  if (problems.length === 0) checkTogether(value, path, problems);
-  if (problems.length > 0) throw new ConfigError(problems.join("\n"));
+  if (problems.length === 0) checkTogether(value, (...keys) => document.getIn(keys, true) as Node | null, report);
+  if (problems.length > 0) throw refuse();
   return value;
 }
 
 /** Rules between keys. */
-function checkTogether(config: Config, path: string, problems: string[]): void {
+function checkTogether(config: Config, at: (...keys: string[]) => Node | null, report: Report): void {
   const hosts = new Map<string, string>();
   for (const [cluster, settings] of Object.entries(config.clusters)) {
     const host = typeof settings.host === "string" ? settings.host : `${settings.host.tag}=${settings.host.value}`;
     const other = hosts.get(host);
-    if (other !== undefined) problems.push(`${path}: clusters.${cluster}.host: ${host} is already the host of ${other}`);
+    if (other !== undefined) report(at("clusters", cluster, "host"), `clusters.${cluster}.host`, `${host} is already the host of ${other}`);
     hosts.set(host, cluster);
   }
   const { vault } = config;
-  if (vault?.kms_key && !vault.kms_key.includes(`:${vault.region}:${vault.account}:`)) problems.push(`${path}: vault.kms_key: is not a key of account ${vault.account} in ${vault.region}`);
+  if (vault?.kms_key && !vault.kms_key.includes(`:${vault.region}:${vault.account}:`))
+    report(at("vault", "kms_key"), "vault.kms_key", `is not a key of account ${vault.account} in ${vault.region}`);
 }
 
 type Report = (node: Node | null, key: string, reason: string) => void;
@@ -170,7 +182,7 @@ function defaults(fields: Record<string, Field>): unknown {
 function text(pattern: RegExp, example: string): Reader {
   return (node, key, report) => {
     if (isScalar(node) && typeof node.value === "string" && pattern.test(node.value)) return node.value;
-    return report(node, key, `must match ${pattern.source}, like ${example}`);
+    return report(node, key, `must be like ${example} (${pattern.source})`);
   };
 }
 
@@ -195,7 +207,7 @@ function amounts(name: RegExp, example: string, known: Record<string, number>): 
     const result = { ...known };
     for (const pair of node.items) {
       const id = isScalar(pair.key) ? String(pair.key.value) : "";
-      if (!name.test(id)) report(pair.key as Node, path(key, id), `must match ${name.source}, like ${example}`);
+      if (!name.test(id)) report(pair.key as Node, path(key, id), `must be like ${example} (${name.source})`);
       result[id] = amount(pair.value as Node | null, path(key, id), report) as number;
     }
     return result;

@@ -8,6 +8,7 @@ import { Code } from "aws-cdk-lib/aws-lambda";
 import { Bucket } from "aws-cdk-lib/aws-s3";
 import { Asset } from "aws-cdk-lib/aws-s3-assets";
 import { Construct } from "constructs";
+import { ConfigError } from "./config.ts";
 import { type FunctionName, type Names } from "./names.ts";
 
 /**
@@ -34,7 +35,7 @@ export class Release extends Construct {
   constructor(scope: Construct, id: string, artifacts: Artifacts, names: Names) {
     super(scope, id);
     const path = join(artifacts.directory, "highwater-host");
-    if (!existsSync(path)) throw new Error(`${artifacts.directory} holds no highwater-host: run \`make package\` first, or name a release with -c artifacts=DIR`);
+    if (!existsSync(path)) throw new ConfigError(`${artifacts.directory} holds no highwater-host: run \`make package\` first, or name a release with -c artifacts=DIR`);
     const sha256 = createHash("sha256").update(readFileSync(path)).digest("hex");
     const object = (bucket: string, key: string): Helper => ({ uri: `s3://${bucket}/${key}`, objectArn: names.objectArn(bucket, key), sha256 });
     if (artifacts.place === "assets") {
@@ -61,5 +62,5 @@ function packed(directory: string, name: FunctionName): string {
   const zip = join(directory, `${name}.zip`);
   if (existsSync(zip)) return zip;
   if (existsSync(join(directory, name, "bootstrap"))) return join(directory, name);
-  throw new Error(`${directory} holds neither ${name}.zip nor ${name}/bootstrap: run \`make package\` first, or name a release with -c artifacts=DIR`);
+  throw new ConfigError(`${directory} holds neither ${name}.zip nor ${name}/bootstrap: run \`make package\` first, or name a release with -c artifacts=DIR`);
 }

@@ -42,20 +42,20 @@ describe("the configuration", () => {
     ["an unknown key", "strategy: incremental", "stratgy: incremental", "clusters.orders.backup.stratgy: is not known here; known are schedule"],
     ["a wrong word", "strategy: incremental", "strategy: sometimes", "clusters.orders.backup.strategy: must be one of incremental, differential"],
     ["a bad cluster id", "  billing-eu:", "  Billing_EU:", "clusters.Billing_EU: is not a cluster id"],
-    ["a tag of our own as a host's", "host: i-0123456789abcdef0", "host: {tag: highwater:cluster, value: orders}", "clusters.orders.host.tag: must match"],
+    ["a tag of our own as a host's", "host: i-0123456789abcdef0", "host: {tag: highwater:cluster, value: orders}", "clusters.orders.host.tag: must be like"],
     ["a tag without a value", "host: i-0123456789abcdef0", "host: {tag: Name}", "clusters.orders.host.value: is missing"],
-    ["an engine without its series", "host: i-0123456789abcdef0", "engine: mariadb\n    host: i-0123456789abcdef0", "clusters.orders.engine: must match"],
+    ["an engine without its series", "host: i-0123456789abcdef0", "engine: mariadb\n    host: i-0123456789abcdef0", "clusters.orders.engine: must be like"],
     ["half a service", "host: i-0123456789abcdef0", "promotion: {service: {stop: [/bin/stop]}}\n    host: i-0123456789abcdef0", "clusters.orders.promotion.service.start: is missing"],
     ["a unit with more than a unit", "host: i-0123456789abcdef0", "promotion: {service: {unit: mariadb, stop: [/bin/stop]}}\n    host: i-0123456789abcdef0", "clusters.orders.promotion.service.stop: is not known here; known are unit"],
     ["approval by nobody", "network:", "approval: {approvers: 0}\nnetwork:", "approval.approvers: must be a whole number from 1 to 5"],
-    ["a host that is a shell word", "host: i-0123456789abcdef0", "host: $(reboot)", "clusters.orders.host: must match"],
-    ["no schedule at all", "schedule: rate(1 hour)", "schedule: hourly", "clusters.orders.backup.schedule: must match"],
+    ["a host that is a shell word", "host: i-0123456789abcdef0", "host: $(reboot)", "clusters.orders.host: must be like"],
+    ["no schedule at all", "schedule: rate(1 hour)", "schedule: hourly", "clusters.orders.backup.schedule: must be like"],
     ["a time zone nobody knows", "timezone: Europe/Berlin", "timezone: Europe/Bonn", "clusters.billing-eu.backup.timezone: must be a time zone"],
     ["a text where a number belongs", "daily: 7", "daily: often", "clusters.orders.keep.daily: must be a whole number from 0 to 366"],
-    ["an image that is none", "image: ami-0fedcba9876543210", "image: latest", "clusters.billing-eu.drill.image: must match"],
+    ["an image that is none", "image: ami-0fedcba9876543210", "image: latest", "clusters.billing-eu.drill.image: must be like"],
     ["a target that no restore meets", "rto_minutes: 60", "rto_minutes: 0", "clusters.orders.rto_minutes: must be a whole number from 1 to 10080"],
     ["a price that is none", "  cap_per_month: 100", "  cap_per_month: cheap", "cost.cap_per_month: must be a number, zero or more"],
-    ["a price of no instance type", "      m7i.large: 0.1124", "      large: 0.1124", "cost.prices.instance_hour.large: must match"],
+    ["a price of no instance type", "      m7i.large: 0.1124", "      large: 0.1124", "cost.prices.instance_hour.large: must be like"],
     ["a text where a mapping belongs", "object_lock:\n  mode: governance\n  days: 14", "object_lock: off", "object_lock: must be a mapping with mode, days"],
   ])("refuses %s with its line", (_, from, to, expected) => {
     const yaml = edited(from, to);
@@ -76,6 +76,14 @@ describe("the configuration", () => {
     for (const [name, price] of all) expect(readme).toMatch(new RegExp(`\`${name}\` \\(${String(price)}[),:]`));
     expect([currency, source]).toEqual(["USD", expect.stringContaining("not checked")]);
   });
+  it("names every problem in the order of the lines, of broken YAML the first, and a file that is not there", () => {
+    const yaml = edited("schedule: rate(1 hour)", "schedule: hourly").replace("image: ami-0fedcba9876543210", "image: latest").replace("window_minutes: 15", "window: 15");
+    const problems = refusal(yaml).split("\n");
+    const at = problems.map((problem) => Number(problem.split(":")[1]));
+    expect([at.length, at]).toEqual([3, [...at].sort((a, b) => a - b)]);
+    expect(refusal(edited("    host: i-0123", "\thost: i-0123"))).toMatch(/^highwater.yaml:\d+: Tabs are not allowed as indentation$/);
+    expect(() => loadConfig("/nonexistent/my.yaml")).toThrow(/^\/nonexistent\/my.yaml cannot be read: .*name the configuration with -c config=FILE/);
+  });
   it("names what is missing", () => {
     expect(refusal(edited("    host: i-0123456789abcdef0\n", ""))).toContain("clusters.orders.host: is missing");
     expect(refusal(text.slice(0, text.indexOf("clusters:")))).toContain("clusters: is missing");
@@ -89,7 +97,7 @@ describe("the configuration", () => {
     expect(refusal(edited("  billing-eu:", "  orders:"))).toMatch(/^highwater\.yaml:\d+: Map keys must be unique/);
   });
   it("gives no host to two clusters", () => {
-    expect(refusal(edited("host: i-0fedcba9876543210", "host: i-0123456789abcdef0"))).toContain("clusters.billing-eu.host: i-0123456789abcdef0 is already the host of orders");
+    expect(refusal(edited("host: i-0fedcba9876543210", "host: i-0123456789abcdef0"))).toMatch(/^highwater.yaml:\d+: clusters.billing-eu.host: i-0123456789abcdef0 is already the host of orders$/);
   });
   it("gives no tag to two clusters", () => {
     const tag = "host: {tag: Name, value: db}";

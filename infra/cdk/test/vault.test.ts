@@ -118,7 +118,7 @@ describe("the deployment's end", () => {
     const good = `{bucket: highwater-vault, account: "444455556666", region: eu-central-1, source_account: "111122223333"}`;
     expect(of(good)).toEqual({ ...VAULT, kms_key: undefined, keep_days: undefined });
     const last = text.split("\n").length;
-    expect(() => of(good.replace('"444455556666"', "444455556666"))).toThrow(`highwater.yaml:${last}: vault.account: must match`);
+    expect(() => of(good.replace('"444455556666"', "444455556666"))).toThrow(`highwater.yaml:${last}: vault.account: must be like`);
     expect(() => of(good.replace("bucket: highwater-vault, ", ""))).toThrow("vault.bucket: is missing");
     expect(() => of(good.replace("}", `, kms_key: "${KEY.replace("444455556666", "111122223333")}"}`))).toThrow("vault.kms_key: is not a key of account 444455556666 in eu-central-1");
   });

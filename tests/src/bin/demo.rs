@@ -6,7 +6,7 @@ use highwater_core::manifest::ManifestV1;
 use highwater_tests::{Cloud, Load, MariaDb, Person, config, run, wait_for_within};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Orders in the shop before anything writes: about 250 MB with their index and the server's own files.
@@ -19,10 +19,13 @@ fn main() {
     demo.back_up();
     demo.drill();
     let proven = demo.drill_an_older_point();
+    demo.look("An operator looks", 0);
     demo.lose_an_object();
+    demo.look("An operator looks again", 3);
     demo.mistakes();
     demo.promote(&proven);
     demo.roll_back();
+    demo.look("What an operator sees at the end", 0);
     demo.end();
 }
 
@@ -154,7 +157,7 @@ impl Demo {
 
         say("A promotion: alice asks, a drill proves what would come back, bob approves");
         let (alice, bob, clock) = (self.cloud.user("alice"), self.cloud.user("bob"), Instant::now());
-        assert!(self.person("alice", &alice, &["restore", "--cluster", "orders", "--target", target]), "the request must be taken");
+        let follower = self.spawn("alice", &alice, &["restore", "--cluster", "orders", "--target", target]);
         let request = self.wait("the drill to pass and the question to be asked", |demo| {
             let (_, list) = demo.cloud.call_approval_url(&bob, &json!({"action": "list", "cluster": "orders"}));
             let newest = list["requests"].as_array()?.first()?.clone();
@@ -173,6 +176,8 @@ impl Demo {
         let ended = self.cloud.wait_execution(&execution);
         println!("  {}", self.cloud.states_entered(&execution).join(" > "));
         assert_eq!(ended["status"], "SUCCEEDED", "{ended}");
+        println!("  what alice's command said meanwhile:");
+        assert!(said(&follower.wait_with_output().expect("the end of alice's command"), "    "), "it must end with the promotion");
         let promoted = count(&self.db);
         assert!(promoted > 0, "the orders must be back");
         println!("  -> {promoted} orders are back, as of {target}");
@@ -236,16 +241,31 @@ impl Demo {
         (clock, ended)
     }
 
+    /// `highwater status`, as somebody who operates the deployment; its exit code: 0 nobody is needed, 3 somebody is.
+    fn look(&self, title: &str, code: i32) {
+        say(title);
+        show("highwater", "status");
+        let mut command = Command::new(highwater_tests::binary("highwater"));
+        let output = command.arg("status").env_clear().envs(self.cloud.env()).output().expect("run highwater");
+        said(&output, "  ");
+        assert_eq!(output.status.code(), Some(code), "another exit code");
+        println!(
+            "  exit code {code}: {}",
+            if code == 0 { "nobody is needed" } else { "somebody is needed; RUNBOOK has a section of that name" }
+        );
+    }
+
     /// `highwater …` at the deployment's approval URL, with somebody's own credentials; whether it succeeded.
     fn person(&self, name: &str, person: &Person, args: &[&str]) -> bool {
+        said(&self.spawn(name, person, args).wait_with_output().expect("run highwater"), "  ")
+    }
+
+    /// The same, begun.
+    fn spawn(&self, name: &str, person: &Person, args: &[&str]) -> Child {
         show(&format!("[{name}] highwater"), &args.join(" "));
         let mut command = Command::new(highwater_tests::binary("highwater"));
         command.args(args).env_clear().envs(person.env()).env("HIGHWATER_APPROVAL_URL", self.cloud.approval_url());
-        let output = command.output().expect("run highwater");
-        for stream in [&output.stdout, &output.stderr] {
-            String::from_utf8_lossy(stream).lines().for_each(|line| println!("  {line}"));
-        }
-        output.status.success()
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run highwater")
     }
 
     /// `highwater …`, which must succeed.
@@ -303,6 +323,14 @@ impl Demo {
 
 fn say(text: &str) {
     println!("\n== {text}");
+}
+
+/// Prints what a command said, progress first; whether it succeeded.
+fn said(output: &Output, indent: &str) -> bool {
+    for stream in [&output.stderr, &output.stdout] {
+        String::from_utf8_lossy(stream).lines().for_each(|line| println!("{indent}{line}"));
+    }
+    output.status.success()
 }
 
 /// Prints a command as a person would type it.

@@ -2,12 +2,14 @@
 //! names the cluster's newest request: a newer one supersedes every one before it, by that one write.
 
 use super::head::Head;
+use super::promotions::PromotionRecord;
 use super::{CatalogError, CatalogTable};
 use crate::table::{Key, Range, TableError, Write};
 use highwater_core::ClusterId;
 use highwater_core::consent::PromotionRequest;
 use highwater_core::promotion::PromotionId;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +61,17 @@ impl ApprovalRecord {
     pub fn new(request: PromotionRequest, execution: String) -> Self {
         let (format, open) = (Self::FORMAT.to_owned(), Some(Self::OPEN.to_owned()));
         Self { format, version: 1, request, execution, token: None, open }
+    }
+
+    /// The request as its voters, and whoever follows it, see it, with what became of it. Its task's token is nobody's business.
+    pub fn shown(&self, promotion: Option<&PromotionRecord>) -> Value {
+        let request = &self.request;
+        json!({
+            "request_id": request.id, "cluster": request.cluster, "target": request.target, "state": request.state.describe(),
+            "requester": request.requester.as_ref().map(ToString::to_string), "requested_at": request.requested_at,
+            "question": request.question, "votes": request.votes, "approvals_needed": request.approvals_needed(),
+            "approvals": request.approvers().len(), "execution": self.execution, "promotion": promotion.map(PromotionRecord::shown),
+        })
     }
 
     fn key(&self) -> Key {

@@ -14,6 +14,7 @@ use highwater_core::schedule::{Force, Owed};
 use highwater_core::{BackupId, ClusterId, HostId, Pinned};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// One promotion.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +128,19 @@ impl PromotionRecord {
     pub fn holder(&self, now: Timestamp) -> Holder {
         let expires_at = now.saturating_add(SignedDuration::from_hours(self.lease_hours.into())).unwrap_or(Timestamp::MAX);
         Holder { operation: self.id.to_string(), purpose: Purpose::Promotion, expires_at }
+    }
+
+    /// The promotion as whoever follows it sees it.
+    pub(super) fn shown(&self) -> Value {
+        let ended_at = match &self.state {
+            State::Ended { ended_at, .. } => Some(ended_at),
+            _ => None,
+        };
+        let (outcome, reason) = self.state.outcome().unzip();
+        json!({
+            "state": self.state.name(), "host": self.host, "backup_id": self.backup_id, "begun_at": self.begun_at, "ended_at": ended_at,
+            "outcome": outcome, "reason": reason,
+        })
     }
 
     /// Puts the record, if it is still in the state that `self` was read in.
