@@ -3,6 +3,13 @@
 use crate::call::CallError;
 use aws_config::SdkConfig;
 use aws_sdk_sns::Client;
+use std::time::Duration;
+
+/// Throttling by names of SNS's own, which the SDK does not know as such and so does not try again.
+const THROTTLED: [&str; 2] = ["KMSThrottling", "Throttled"];
+
+/// How often a throttled message is sent.
+const ATTEMPTS: u32 = 5;
 
 /// One topic.
 #[derive(Debug, Clone)]
@@ -23,7 +30,17 @@ impl Topic {
     /// Those of the service.
     pub async fn publish(&self, subject: &str, message: &str) -> Result<(), CallError> {
         let subject: String = subject.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).take(99).collect();
-        let sent = self.client.publish().topic_arn(&self.arn).subject(subject).message(message).send().await;
-        sent.map(|_| ()).map_err(|e| CallError::of("sns:Publish", &self.arn, e))
+        let mut attempt = 1;
+        loop {
+            let sent = self.client.publish().topic_arn(&self.arn).subject(&subject).message(message).send().await;
+            match sent.map_err(|e| CallError::of("sns:Publish", &self.arn, e)) {
+                Ok(_) => return Ok(()),
+                Err(error) if THROTTLED.contains(&error.code.as_str()) && attempt < ATTEMPTS => {
+                    tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
