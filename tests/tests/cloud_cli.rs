@@ -346,6 +346,7 @@ fn promotion(scene: &Scene, db: &MariaDb) {
     }
     scene.text(&["approvals", "--cluster", "orders"], &["no request for a promotion of orders", "you are "]);
     scene.refused(&["restore", "--cluster", "orders", "--target", "lsn:1"], 11, "the earliest restore point");
+    scene.refused(&["follow", "20200101T000000Z-0000", "--cluster", "orders"], 11, "has no request 20200101T000000Z-0000");
 
     let newest = || scene.value(&["backups", "--cluster", "orders", "--limit", "1"])["backups"][0].clone();
     let incarnation = newest()["incarnation"].clone();
@@ -399,7 +400,6 @@ fn promotion(scene: &Scene, db: &MariaDb) {
     for followed in [by_url, by_catalog] {
         assert_eq!((followed.code, &followed.json()["reason"]), (17, &json!("denied")), "{}", followed.stderr);
     }
-    scene.refused(&["follow", "20200101T000000Z-0000", "--cluster", "orders"], 11, "has no request 20200101T000000Z-0000");
 }
 
 /// A command that follows something, beside the test.
