@@ -3,13 +3,12 @@
 
 use crate::error::FunctionError;
 use crate::serve::Common;
-use highwater_aws::catalog::approvals::ApprovalRecord;
+use highwater_aws::catalog::approvals::{ApprovalRecord, approval_key, approval_of};
 use highwater_aws::catalog::{CatalogError, CatalogTable};
 use highwater_aws::s3::Bucket;
 use highwater_aws::sfn::{Answered, Executions};
+use highwater_core::Pinned;
 use highwater_core::consent::{PromotionRequest, RequestState};
-use highwater_core::ids::cluster_prefix;
-use highwater_core::{Document, Pinned, Sha256};
 use serde_json::json;
 
 /// What is needed for it.
@@ -32,11 +31,6 @@ pub struct Carried {
     pub too_late: bool,
 }
 
-/// Key of a request's approval.
-pub fn approval_key(request: &PromotionRequest) -> String {
-    format!("{}promotions/{}/approval.json", cluster_prefix(&request.cluster), request.id)
-}
-
 impl Consents {
     /// Of what every function has.
     pub fn new(common: &Common) -> Self {
@@ -54,12 +48,10 @@ impl Consents {
         if !request.state.is_closed() {
             return Ok(Carried::default());
         }
-        let approval = match request.approval() {
-            Some(document) => {
-                let (key, bytes) = (approval_key(request), document.to_bytes());
-                let sha256 = Sha256::of(&bytes);
-                self.bucket.put_new(&key, bytes.into(), "application/json").await?;
-                Some(Pinned::object(self.bucket.name(), &key, sha256))
+        let approval = match approval_of(request, self.bucket.name()) {
+            Some((approval, bytes)) => {
+                self.bucket.put_new(&approval_key(request), bytes.into(), "application/json").await?;
+                Some(approval)
             }
             None => None,
         };

@@ -7,6 +7,7 @@ use crate::consent::Consents;
 use crate::error::{FunctionError, Name};
 use crate::metrics;
 use crate::pages::Pages;
+use crate::promote::promotion_of;
 use crate::serve::{Common, variable};
 use highwater_aws::catalog::CatalogTable;
 use highwater_aws::catalog::promotions::{PromotionRecord, State};
@@ -313,9 +314,7 @@ impl FinishPromote {
 
     /// The report of a promotion that `promote` refused before it wrote anything: only its request is known.
     async fn report_refused(&self, cluster: &ClusterId, approval: &Pinned, reason: &str) -> Result<(), FunctionError> {
-        let bucket = self.consents.bucket.name();
-        let folder = format!("{}promotions/", cluster_prefix(cluster));
-        let id = approval.key_in(bucket).and_then(|key| key.strip_prefix(&folder)?.split('/').next()?.parse::<PromotionId>().ok());
+        let id = approval.key_in(self.consents.bucket.name()).and_then(|key| promotion_of(key, cluster));
         let Some(id) = id else { return Ok(()) };
         let request = self.catalog.approval(cluster, &id).await?.map(|found| found.request);
         let question = request.as_ref().and_then(|request| request.question.as_ref());
@@ -349,6 +348,7 @@ impl FinishPromote {
     async fn settle(&self, execution: &str, cluster: &ClusterId, approval: &Pinned, failure: &Value) -> Result<Answer, FunctionError> {
         let found = self.catalog.recent_promotions(cluster, RECENT).await?;
         let Some(record) = found.into_iter().find(|p| p.execution == *execution && p.approval == *approval) else {
+            self.refuse_lost(cluster, approval).await?;
             // `promote` refused before it wrote anything, so nothing was sent.
             let cause = failure["Cause"].as_str().unwrap_or("the promotion was refused before it began; nothing has changed");
             let reason: String = cause.chars().take(2000).collect();
@@ -362,6 +362,28 @@ impl FinishPromote {
         match answer.outcome {
             Some(_) => Ok(answer),
             None => Err(FunctionError::new(Name::Transient, format!("promotion {id} of {cluster} has not ended yet"))),
+        }
+    }
+
+    /// An approval without a promotion's record: was its command sent all the same?
+    ///
+    /// # Errors
+    /// `Permanent` when it was: the record was lost, and nothing is known of the end.
+    async fn refuse_lost(&self, cluster: &ClusterId, approval: &Pinned) -> Result<(), FunctionError> {
+        let id = approval.key_in(self.consents.bucket.name()).and_then(|key| promotion_of(key, cluster));
+        let Some(id) = id else { return Ok(()) };
+        let asked = self.catalog.approval(cluster, &id).await?;
+        let Some(question) = asked.and_then(|asked| asked.request.question) else { return Ok(()) };
+        let sent = self.ssm.commands_of(&comment(cluster, &id.to_string()), &question.host, question.asked_at).await?;
+        match sent.first() {
+            None => Ok(()),
+            Some(command) => Err(FunctionError::new(
+                Name::Permanent,
+                format!(
+                    "promotion {id} of {cluster} was sent to {} as command {command}, and its record is gone: look at the host",
+                    question.host
+                ),
+            )),
         }
     }
 

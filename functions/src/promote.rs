@@ -9,6 +9,7 @@ use crate::primary::Primaries;
 use crate::proof::{self, Drilled};
 use crate::serve::{Common, variable};
 use highwater_aws::call::CallErrorKind;
+use highwater_aws::catalog::head::Head;
 use highwater_aws::catalog::promotions::{PromotionRecord, State};
 use highwater_aws::catalog::{CatalogError, CatalogTable};
 use highwater_aws::kms::SigningKey;
@@ -17,11 +18,11 @@ use highwater_aws::ssm::{Command, Ssm, comment};
 use highwater_core::approval::ApprovalV1;
 use highwater_core::certificate::CertificateV1;
 use highwater_core::cluster::ClusterConfigV1;
-use highwater_core::consent::Situation;
+use highwater_core::consent::{PromotionRequest, Shown, Situation};
 use highwater_core::ids::cluster_prefix;
 use highwater_core::outcome::Outcome;
 use highwater_core::promotion::PromotionId;
-use highwater_core::{ClusterId, Document, Failure, Pinned};
+use highwater_core::{ClusterId, Document, Failure, HostId, Pinned};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -70,6 +71,15 @@ pub struct Promote {
     ssm: Ssm,
     primaries: Primaries,
     key: SigningKey,
+}
+
+/// What may be promoted now.
+struct Approved {
+    certificate: CertificateV1,
+    config: ClusterConfigV1,
+    host: HostId,
+    request: PromotionRequest,
+    head: Head,
 }
 
 /// Reads an event.
@@ -125,21 +135,21 @@ impl Promote {
             }
             // The task was tried again: its end goes to the new token.
             Some(record) => self.catalog.awaited_by(&record, &event.token).await?,
-            None => self.begin(&event, key, id).await?,
+            None => Box::pin(self.begin(&event, key, id)).await?,
         };
-        let record = if record.state == State::Requested { self.send(&event, record).await? } else { record };
+        let record = if record.state == State::Requested { Box::pin(self.send(&event, key, record)).await? } else { record };
         Ok(Answer { promotion_id: record.id, state: record.state.name() })
     }
 
-    /// Checks everything that was approved against what is, then writes the intent and takes the lease.
-    async fn begin(&self, event: &Event, key: &str, id: PromotionId) -> Result<PromotionRecord, FunctionError> {
-        let (cluster, now) = (&event.drill.cluster, Timestamp::now());
+    /// Checks everything that was approved against what is.
+    async fn approved(&self, event: &Event, key: &str, id: &PromotionId, now: Timestamp) -> Result<Approved, FunctionError> {
+        let cluster = &event.drill.cluster;
         let bytes = self.bucket.get(key, None, ApprovalV1::MAX_BYTES as u64).await?;
         ApprovalV1::parse_pinned(&bytes, event.approval.sha256)?;
         let (certificate, at) = proof::certificate(&self.bucket, &self.key, &event.drill).await?;
         let config = self.ssm.cluster(&self.clusters, cluster).await?;
         let host = self.primaries.of(&config).await?;
-        let found = self.catalog.approval(cluster, &id).await?;
+        let found = self.catalog.approval(cluster, id).await?;
         let asked = found.ok_or_else(|| refused(format!("cluster {cluster} has no request {id}")))?;
         if asked.execution != event.execution {
             return Err(refused(format!("request {id} belongs to {}, this is {}", asked.execution, event.execution)));
@@ -148,7 +158,16 @@ impl Promote {
         let newest = self.catalog.newest_request(cluster).await?.ok_or_else(|| refused("no request is known"))?;
         let newest_incarnation = head.newest.as_ref().map(|newest| &newest.incarnation);
         let situation = Situation { newest_request: &newest, newest_incarnation, now };
-        asked.request.may_promote(event.approval.sha256, at.sha256, &host, situation).map_err(refused)?;
+        let (plan, report) = (certificate.plan.sha256, certificate.report.sha256);
+        let shown = Shown { approval: event.approval.sha256, certificate: at.sha256, plan, report };
+        asked.request.may_promote(shown, &host, situation).map_err(refused)?;
+        Ok(Approved { certificate, config, host, request: asked.request, head })
+    }
+
+    /// Writes the intent of what was approved, and takes the lease.
+    async fn begin(&self, event: &Event, key: &str, id: PromotionId) -> Result<PromotionRecord, FunctionError> {
+        let (cluster, now) = (&event.drill.cluster, Timestamp::now());
+        let Approved { certificate, config, host, request, head } = self.approved(event, key, &id, now).await?;
         let record = PromotionRecord {
             format: PromotionRecord::FORMAT.to_owned(),
             id,
@@ -164,7 +183,7 @@ impl Promote {
             state: State::Requested,
             open: Some(PromotionRecord::OPEN.to_owned()),
         };
-        match self.catalog.begin_promotion(record, &asked.request, &head, now).await {
+        match self.catalog.begin_promotion(record, &request, &head, now).await {
             Ok(record) => {
                 tracing::info!(%cluster, promotion_id = %record.id, token = record.token, "begun");
                 Ok(record)
@@ -174,8 +193,8 @@ impl Promote {
         }
     }
 
-    /// Sends the command, unless it was sent.
-    async fn send(&self, event: &Event, record: PromotionRecord) -> Result<PromotionRecord, FunctionError> {
+    /// Sends the command, unless it was sent: of what was approved, wherever else the record may point by now.
+    async fn send(&self, event: &Event, key: &str, record: PromotionRecord) -> Result<PromotionRecord, FunctionError> {
         let (cluster, now) = (&record.cluster, Timestamp::now());
         let comment = comment(cluster, &record.id.to_string());
         let since = record.begun_at.saturating_sub(SignedDuration::from_mins(1)).unwrap_or(record.begun_at);
@@ -183,8 +202,13 @@ impl Promote {
         if let Some(command_id) = sent.first() {
             return Ok(self.catalog.promotion_sent(&record, command_id, now).await?);
         }
-        let (certificate, _) = proof::certificate(&self.bucket, &self.key, &event.drill).await?;
-        let config = self.ssm.cluster(&self.clusters, cluster).await?;
+        let Approved { certificate, config, host, .. } = self.approved(event, key, &record.id, now).await?;
+        if record.host != host || record.approval != event.approval {
+            return Err(refused(format!(
+                "the record of promotion {} is not of what was approved: run `highwater catalog audit`",
+                record.id
+            )));
+        }
         // The moment before the effect: who lost the lease sends nothing.
         self.catalog.ensure_promotion_held(&record).await?;
         let command = Command {

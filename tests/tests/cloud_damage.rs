@@ -173,14 +173,27 @@ fn damaged(kind: Kind, good: &Row, swap: &Row, older: &Row, covered: &[&str], se
         }
         Kind::FlipBit => {
             let mut row = good.clone();
-            let name = covered[seed as usize % covered.len()];
-            flip(row.get_mut(name).unwrap_or_else(|| panic!("no {name}")), seed);
+            flip(value_at(&mut row, covered[seed as usize % covered.len()]), seed);
             row
         }
         Kind::Empty => Row::new(),
         Kind::Swap => swap.clone(),
         Kind::Older => older.clone(),
     })
+}
+
+/// A value of a row: `request.votes.0.at`.
+fn value_at<'a>(row: &'a mut Row, path: &str) -> &'a mut Value {
+    let (first, below) = path.split_once('.').unwrap_or((path, ""));
+    let mut value = row.get_mut(first).unwrap_or_else(|| panic!("no {first}"));
+    for name in below.split('.').filter(|name| !name.is_empty()) {
+        let inner = value.as_object_mut().unwrap().values_mut().next().unwrap();
+        value = match name.parse::<usize>() {
+            Ok(nth) => &mut inner[nth],
+            Err(_) => inner.get_mut(name).unwrap_or_else(|| panic!("no {name} of {path}")),
+        };
+    }
+    value
 }
 
 /// The lowest bit of one character of a text, or of a number's last digit, somewhere below a value.
@@ -207,12 +220,8 @@ fn no_damage_to_a_row_of_the_catalog_goes_unnoticed_or_into_a_plan() {
     let scene = Scene::of(&["full", "nothing", "full", "nothing"]);
     let (code, said) = scene.audit();
     assert_eq!(code, 0, "{said}");
-    let right: BTreeMap<BackupId, Value> = scene
-        .plans()
-        .into_iter()
-        .map(|(_, plan)| plan.unwrap())
-        .map(|plan| (plan.point.backup_id.clone(), restored_by(&plan)))
-        .collect();
+    let right: BTreeMap<BackupId, Value> =
+        scene.plans().into_iter().map(|(_, plan)| plan.unwrap()).map(|plan| (plan.point.backup_id.clone(), restored_by(&plan))).collect();
     assert_eq!(right.len(), 4);
     let keys = |prefix: &str| scene.good.keys().filter(|sk| sk.starts_with(prefix)).cloned().collect::<Vec<_>>();
     // What an audit compares of each kind of row. Who asked, when it was recorded, why something failed: only the catalog knows.
@@ -419,6 +428,226 @@ fn no_damage_to_a_certificate_or_its_signature_leads_to_an_approval() {
     });
     matrix.run(17);
     ask(100).unwrap();
+}
+
+/// A promotion asked for in the console, of the scene's drill, and what is looked at of it.
+struct Asked<'a> {
+    scene: &'a Scene,
+    id: String,
+    execution: String,
+    /// What its machine calls `promote` with.
+    event: Value,
+}
+
+const EXECUTION: &str = "arn:aws:states:eu-west-1:000000000000:execution:highwater-restore-primary:damage";
+
+impl<'a> Asked<'a> {
+    fn of(scene: &'a Scene) -> Self {
+        let drill = json!({"cluster": "orders", "drill_id": scene.drill, "outcome": "passed"});
+        let event = json!({"drill": drill, "request_id": null, "execution": EXECUTION, "started": Timestamp::now(), "token": "t"});
+        let id = scene.cloud.invoke("request-approval", &event).unwrap()["request_id"].as_str().unwrap().to_owned();
+        Self { scene, id, execution: EXECUTION.to_owned(), event: Value::Null }
+    }
+
+    fn request(&self) -> String {
+        format!("approval#{}", self.id)
+    }
+
+    fn promotion(&self) -> String {
+        format!("promotion#{}", self.id)
+    }
+
+    fn row(&self, sk: &str) -> Row {
+        self.scene.rows().remove(sk).unwrap_or_else(|| panic!("no {sk}"))
+    }
+
+    /// Two people approve.
+    fn approve(&mut self) {
+        let certificate = Sha256::of(&self.scene.cloud.object(&format!("v1/orders/drills/{}/certificate.json", self.scene.drill)));
+        let vote = json!({"action": "approve", "cluster": "orders", "request_id": self.id, "certificate_sha256": certificate});
+        for name in ["ada", "bob"] {
+            let (status, answer) = self.scene.cloud.call_approval_url(&self.scene.cloud.user(name), &vote);
+            assert_eq!(status, 200, "{answer}");
+        }
+        let key = format!("v1/orders/promotions/{}/approval.json", self.id);
+        let sha256 = Sha256::of(&self.scene.cloud.object(&key));
+        let approval = json!({"uri": format!("s3://{}/{key}", self.scene.cloud.output("Bucket")), "sha256": sha256});
+        let drill = json!({"cluster": "orders", "drill_id": self.scene.drill});
+        self.event = json!({"drill": drill, "approval": approval, "execution": self.execution, "token": "t"});
+    }
+
+    fn promote(&self) -> Result<Value, (String, String)> {
+        self.scene.cloud.invoke("promote", &self.event)
+    }
+
+    /// How many commands to promote were sent, to any host.
+    fn sent(&self) -> usize {
+        let found = self.scene.cloud.aws("ssm", "AmazonSSM.ListCommands", &json!({})).unwrap();
+        found["Commands"].as_array().unwrap().iter().filter(|command| command["DocumentName"] == "highwater-promote").count()
+    }
+
+    /// `promote` is called and refuses, by the promotion's name; nothing was sent.
+    fn refused(&self) -> Result<(), String> {
+        let (before, answer) = (self.sent(), self.promote());
+        match answer {
+            Err((_, reason)) if reason.contains(&self.id) && self.sent() == before => Ok(()),
+            other => Err(format!("promote said {other:?}; {} commands were sent after {before}", self.sent())),
+        }
+    }
+
+    /// Whoever looks at promotions runs, whatever it says: no command is sent, and the same rows serve.
+    fn nothing_is_done(&self) -> Result<(), String> {
+        let look = || (self.sent(), self.scene._db.value::<u64>("SELECT COUNT(*) FROM shop.orders"), self.scene._db.pid());
+        let before = look();
+        let _ = self.scene.cloud.invoke("finish-promote", &json!({"promotion": {"cluster": "orders", "id": self.id}}));
+        let _ = self.scene.cloud.invoke("reconcile", &json!({}));
+        if look() == before { Ok(()) } else { Err(format!("it was {before:?}, and is {:?}", look())) }
+    }
+
+    /// The audit names it.
+    fn audited(&self) -> Result<(), String> {
+        let (code, said) = self.scene.audit();
+        if code == 14 && (said.contains(&self.id) || said.contains("the cluster's newest request")) {
+            Ok(())
+        } else {
+            Err(format!("the audit ended with {code} and said {said}"))
+        }
+    }
+
+    /// The agent of its host.
+    fn agent(&self, how: &str) {
+        let host = self.row(&self.promotion())["host"]["S"].as_str().unwrap().to_owned();
+        self.scene.cloud.control("PUT", &format!("hosts/{host}"), &json!({"agent": how}));
+    }
+
+    /// Adds the cases of damage to one of its rows: deleted, a value changed, another cluster's, an older one.
+    fn cases(
+        &'a self,
+        matrix: &mut Matrix<'a>,
+        (what, sk): (&'static str, String),
+        older: Option<Row>,
+        covered: &'static [&'static str],
+        judge: impl Fn(Kind) -> Result<(), String> + Copy + 'a,
+    ) {
+        let (good, seed) = (self.row(&sk), matrix.seed());
+        let other: Row = serde_json::from_str(&json!(good).to_string().replace("orders", "others")).unwrap();
+        for kind in [Kind::Delete, Kind::FlipBit, Kind::Swap, Kind::Older] {
+            // Not of every row there was an older one, or says another cluster's something else.
+            if kind == Kind::Older && older.is_none() || kind == Kind::Swap && other == good {
+                continue;
+            }
+            let older = older.clone().unwrap_or_default();
+            for bit in 0..if kind == Kind::FlipBit { covered.len() } else { 1 } {
+                let name = if kind == Kind::FlipBit { format!("{} of {sk}", covered[bit]) } else { sk.clone() };
+                let (sk, good, other, older) = (sk.clone(), good.clone(), other.clone(), older.clone());
+                matrix.case(what, kind, name, move || {
+                    self.scene.put(&sk, damaged(kind, &good, &other, &older, &covered[bit..=bit], seed).as_ref());
+                    let verdict = judge(kind);
+                    self.scene.put(&sk, Some(&good));
+                    verdict
+                });
+            }
+        }
+    }
+}
+
+/// What `promote` looks at of a request: all of it was voted on. What the cluster's newest incarnation was is told by nothing
+/// once the promotion has begun another.
+const VOTED_ON: [&str; 12] = [
+    "format",
+    "request.id",
+    "request.cluster",
+    "request.state.name",
+    "request.votes.1.by.name",
+    "request.votes.1.at",
+    "request.question.certificate.sha256",
+    "request.question.plan.sha256",
+    "request.question.report.sha256",
+    "request.question.host",
+    "execution",
+    "request.question.incarnation",
+];
+
+/// What a promotion's record has from its request, and its state.
+const APPROVED: [&str; 8] = ["format", "id", "cluster", "host", "approval.uri", "approval.sha256", "execution", "state"];
+
+#[test]
+fn no_damage_to_a_request_or_a_promotion_goes_unnoticed_or_is_acted_on() {
+    let scene = Scene::of(&["full"]);
+    let mut asked = Asked::of(&scene);
+    let waiting = asked.row(&asked.request());
+    asked.approve();
+    let asked = &asked;
+    let mut matrix = Matrix::begin("an approved request");
+    asked.cases(&mut matrix, ("approval", asked.request()), Some(waiting.clone()), &VOTED_ON, |_| asked.refused());
+    matrix.run(15);
+
+    // Its promotion is recorded, and SSM does not take the command.
+    let unavailable = json!({"on": "ssm:SendCommand", "effect": "fail", "error": "InternalServerError", "status": 500});
+    scene.cloud.fault(unavailable);
+    assert_eq!(asked.promote().unwrap_err().0, "Transient");
+    scene.cloud.no_faults();
+    let requested = asked.row(&asked.promotion());
+    assert_eq!((&requested["state"]["S"], asked.sent()), (&json!("requested"), 0));
+    let mut matrix = Matrix::begin("a promotion whose command was not sent");
+    asked.cases(&mut matrix, ("promotion", asked.promotion()), None, &APPROVED, |kind| {
+        asked.audited()?;
+        // Begun anew under the lease that it has, it is what was approved.
+        if kind == Kind::Delete { Ok(()) } else { asked.refused() }
+    });
+    matrix.run(10);
+
+    // The command waits for its host.
+    asked.agent("offline");
+    asked.promote().unwrap();
+    let running = asked.row(&asked.promotion());
+    assert_eq!((&running["state"]["S"], asked.sent()), (&json!("running"), 1));
+    let mut matrix = Matrix::begin("a promotion on its way");
+    asked.cases(&mut matrix, ("promotion", asked.promotion()), Some(requested), &APPROVED, |kind| {
+        if kind == Kind::Older {
+            // The command is found by its comment.
+            asked.promote().map_err(|e| format!("{e:?}"))?;
+        } else {
+            asked.audited()?;
+        }
+        if kind == Kind::Delete {
+            let event = &asked.event;
+            let settle = json!({"settle": event["execution"], "cluster": "orders", "approval": event["approval"], "failure": null});
+            match scene.cloud.invoke("finish-promote", &settle) {
+                Err((name, reason)) if name == "Permanent" && reason.contains(&asked.id) && reason.contains("its record is gone") => {}
+                other => return Err(format!("the end is called {other:?}")),
+            }
+        }
+        let start = scene.cloud.invoke("start-backup", &json!({"cluster": "orders"}));
+        if !start.as_ref().is_ok_and(|answer| answer["outcome"] == "waits") {
+            return Err(format!("meanwhile a backup: {start:?}"));
+        }
+        asked.nothing_is_done()
+    });
+    matrix.run(11);
+
+    asked.agent("online");
+    wait_for("the promotion's end", || (!asked.row(&asked.promotion()).contains_key("open")).then_some(()));
+    assert_eq!(asked.row(&asked.promotion())["outcome"]["S"], "promoted");
+    let mut matrix = Matrix::begin("a request and its promotion that have ended");
+    asked.cases(&mut matrix, ("approval", asked.request()), Some(waiting), &VOTED_ON[..11], |_| {
+        asked.audited()?;
+        asked.nothing_is_done()
+    });
+    asked.cases(&mut matrix, ("promotion", asked.promotion()), Some(running), &APPROVED, |kind| {
+        // Nothing tells that there was a promotion: only that nothing follows from it any more.
+        if kind != Kind::Delete {
+            asked.audited()?;
+        }
+        asked.nothing_is_done()
+    });
+    asked.cases(&mut matrix, ("newest request", "approval".into()), None, &["newest"], |_| {
+        asked.audited()?;
+        asked.nothing_is_done()
+    });
+    matrix.run(27);
+    let (code, said) = scene.audit();
+    assert_eq!(code, 0, "{said}");
 }
 
 /// The place of a drill's certificate, as an error names it.

@@ -96,6 +96,24 @@ pub enum Difference {
         /// Its state.
         state: &'static str,
     },
+    /// Something that a record names is not recorded.
+    #[error("{what} is not recorded, and {by} names it: its item was lost; restore the table to a time when it was there")]
+    Lost {
+        /// What.
+        what: String,
+        /// What names it.
+        by: String,
+    },
+    /// A request or a promotion that is not what it follows from.
+    #[error("{what} differs in its {attribute} from {from}: somebody changed it; restore the table to a time before that")]
+    Changed {
+        /// The request or the promotion.
+        what: String,
+        /// Its first such attribute.
+        attribute: &'static str,
+        /// What it follows from.
+        from: &'static str,
+    },
     /// A token would be given out a second time.
     #[error("the lease's token is {token}, operations were begun under tokens up to {newest}: a rebuild raises it")]
     Lease {
@@ -133,6 +151,8 @@ impl Difference {
             Self::Misplaced { .. } => "Misplaced",
             Self::Record { .. } => "Record",
             Self::PutBack { .. } => "PutBack",
+            Self::Lost { .. } => "Lost",
+            Self::Changed { .. } => "Changed",
             Self::Lease { .. } => "Lease",
         }
     }
@@ -210,7 +230,7 @@ pub async fn compare(
     if key.is_some() {
         rows.drills_against(&drills, &mut differences);
     }
-    rows.approvals_against(&mut differences);
+    rows.approvals_against(bucket.name(), &lease, &mut differences);
     let head = head(&read, &implied, &drills, &rows, &mut differences);
     let token = rows.lease_against(&lease, &mut differences).max(lease.token);
     let lease = (lease.clone(), Lease { token, ..lease });

@@ -43,6 +43,22 @@ impl Key {
         Self { pk: partition(cluster), sk: sk.into() }
     }
 
+    /// What lies here says that it belongs `there`; `whose` names it.
+    ///
+    /// # Errors
+    /// `Unreadable` when that is another place.
+    pub(crate) fn has(&self, there: &Self, whose: &str) -> Result<(), TableError> {
+        if self == there { Ok(()) } else { Err(unreadable(self, format!("it is the record of {whose}"))) }
+    }
+
+    /// What lies here has the format that is read here.
+    ///
+    /// # Errors
+    /// `Unreadable` when it has another.
+    pub(crate) fn is_of_format(&self, found: &str, read: &str) -> Result<(), TableError> {
+        if found == read { Ok(()) } else { Err(unreadable(self, format!("its format is {found:?}, expected {read:?}"))) }
+    }
+
     fn item(&self) -> Item {
         let text = |s: &str| AttributeValue::S(s.to_owned());
         Item::from([("pk".to_owned(), text(&self.pk)), ("sk".to_owned(), text(&self.sk))])

@@ -132,6 +132,19 @@ pub struct Situation<'a> {
     pub now: Timestamp,
 }
 
+/// The digests of what a promotion would be done by: all of them have to be what was approved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shown {
+    /// The approval's.
+    pub approval: Sha256,
+    /// The certificate's.
+    pub certificate: Sha256,
+    /// That of the plan that the certificate names.
+    pub plan: Sha256,
+    /// That of its report.
+    pub report: Sha256,
+}
+
 /// What a vote did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Counted {
@@ -347,7 +360,7 @@ impl PromotionRequest {
     ///
     /// # Errors
     /// The first mismatch.
-    pub fn may_promote(&self, approval: Sha256, certificate: Sha256, host: &HostId, situation: Situation<'_>) -> Result<(), ConsentError> {
+    pub fn may_promote(&self, shown: Shown, host: &HostId, situation: Situation<'_>) -> Result<(), ConsentError> {
         let (Some(document), Some(question)) = (self.approval(), &self.question) else {
             return Err(ConsentError::NotApproved { id: self.id.clone(), state: self.state.describe() });
         };
@@ -355,8 +368,10 @@ impl PromotionRequest {
             true => Ok(()),
             false => Err(ConsentError::OtherDocument { id: self.id.clone(), what, bound, found }),
         };
-        same("approval", Sha256::of(&document.to_bytes()), approval)?;
-        same("certificate", question.certificate.sha256, certificate)?;
+        same("approval", Sha256::of(&document.to_bytes()), shown.approval)?;
+        same("certificate", question.certificate.sha256, shown.certificate)?;
+        same("plan", question.plan.sha256, shown.plan)?;
+        same("report", question.report.sha256, shown.report)?;
         if *host != question.host {
             return Err(ConsentError::OtherHost { id: self.id.clone(), bound: question.host.clone(), now: host.clone() });
         }
@@ -525,21 +540,34 @@ mod tests {
     #[test]
     fn only_what_was_approved_is_promoted_and_only_while_it_holds() {
         let approved = usual().changed(&request(Some(caller(1, 0))), caller(2, 0), Word::Approve);
-        let (approval, certificate) = (Sha256::of(&approved.approval().unwrap().to_bytes()), usual().certificate.unwrap());
+        let [plan, report] = ["plan", "report"].map(|name| document(name).sha256);
+        let good = Shown {
+            approval: Sha256::of(&approved.approval().unwrap().to_bytes()),
+            certificate: usual().certificate.unwrap(),
+            plan,
+            report,
+        };
         let host: HostId = "db-1".parse().unwrap();
         let case = usual();
-        assert_eq!(approved.may_promote(approval, certificate, &host, case.situation()), Ok(()));
+        assert_eq!(approved.may_promote(good, &host, case.situation()), Ok(()));
         let other = Sha256::of(b"other");
-        assert!(matches!(approved.may_promote(other, certificate, &host, case.situation()), Err(ConsentError::OtherDocument { .. })));
-        assert!(matches!(approved.may_promote(approval, other, &host, case.situation()), Err(ConsentError::OtherDocument { .. })));
+        for (name, shown) in [
+            ("approval", Shown { approval: other, ..good }),
+            ("certificate", Shown { certificate: other, ..good }),
+            ("plan", Shown { plan: other, ..good }),
+            ("report", Shown { report: other, ..good }),
+        ] {
+            let refused = approved.may_promote(shown, &host, case.situation());
+            assert!(matches!(refused, Err(ConsentError::OtherDocument { what, .. }) if what == name), "{name}: {refused:?}");
+        }
         let elsewhere = "db-2".parse().unwrap();
-        assert!(matches!(approved.may_promote(approval, certificate, &elsewhere, case.situation()), Err(ConsentError::OtherHost { .. })));
+        assert!(matches!(approved.may_promote(good, &elsewhere, case.situation()), Err(ConsentError::OtherHost { .. })));
         let late = Case { now: at(13), ..usual() };
-        assert!(matches!(approved.may_promote(approval, certificate, &host, late.situation()), Err(ConsentError::Expired { .. })));
+        assert!(matches!(approved.may_promote(good, &host, late.situation()), Err(ConsentError::Expired { .. })));
         let newer = Case { newest: id("20261122T030000Z-0001"), ..usual() };
-        assert!(matches!(approved.may_promote(approval, certificate, &host, newer.situation()), Err(ConsentError::Superseded { .. })));
+        assert!(matches!(approved.may_promote(good, &host, newer.situation()), Err(ConsentError::Superseded { .. })));
         let waiting = request(Some(caller(1, 0)));
-        assert!(matches!(waiting.may_promote(approval, certificate, &host, case.situation()), Err(ConsentError::NotApproved { .. })));
+        assert!(matches!(waiting.may_promote(good, &host, case.situation()), Err(ConsentError::NotApproved { .. })));
     }
 
     proptest! {

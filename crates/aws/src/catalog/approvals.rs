@@ -5,9 +5,10 @@ use super::head::Head;
 use super::promotions::PromotionRecord;
 use super::{CatalogError, CatalogTable};
 use crate::table::{Key, Range, TableError, Write};
-use highwater_core::ClusterId;
 use highwater_core::consent::PromotionRequest;
+use highwater_core::ids::cluster_prefix;
 use highwater_core::promotion::PromotionId;
+use highwater_core::{ClusterId, Document, Pinned, Sha256};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -46,6 +47,17 @@ pub enum Recorded {
     Superseded(PromotionId),
 }
 
+/// Key of a request's approval.
+pub fn approval_key(request: &PromotionRequest) -> String {
+    format!("{}promotions/{}/approval.json", cluster_prefix(&request.cluster), request.id)
+}
+
+/// The approval of an approved request: its place in `bucket`, and its bytes. The same every time.
+pub fn approval_of(request: &PromotionRequest, bucket: &str) -> Option<(Pinned, Vec<u8>)> {
+    let bytes = request.approval()?.to_bytes();
+    Some((Pinned::object(bucket, &approval_key(request), Sha256::of(&bytes)), bytes))
+}
+
 fn newest_key(cluster: &ClusterId) -> Key {
     Key::of(cluster, "approval")
 }
@@ -76,6 +88,13 @@ impl ApprovalRecord {
 
     fn key(&self) -> Key {
         key(&self.request.cluster, &self.request.id)
+    }
+
+    /// This record, if it is the one that belongs at `key`, in the one format that this code reads.
+    fn at(self, key: &Key) -> Result<Self, TableError> {
+        key.has(&self.key(), &format!("request {} of {}", self.request.id, self.request.cluster))?;
+        key.is_of_format(&self.format, Self::FORMAT)?;
+        Ok(self)
     }
 }
 
@@ -114,9 +133,10 @@ impl CatalogTable {
     /// One request.
     ///
     /// # Errors
-    /// Those of the table.
+    /// Those of the table; `Unreadable` also for another one's record.
     pub async fn approval(&self, cluster: &ClusterId, id: &PromotionId) -> Result<Option<ApprovalRecord>, CatalogError> {
-        Ok(self.table.get(&key(cluster, id)).await?)
+        let (key, record) = (key(cluster, id), self.table.get::<ApprovalRecord>(&key(cluster, id)).await?);
+        Ok(record.map(|record| record.at(&key)).transpose()?)
     }
 
     /// The id of the newest request.
@@ -131,9 +151,16 @@ impl CatalogTable {
     /// The newest requests, the newest first.
     ///
     /// # Errors
-    /// Those of the table.
+    /// Those of the table; `Unreadable` also for another cluster's record.
     pub async fn recent_approvals(&self, cluster: &ClusterId, limit: usize) -> Result<Vec<ApprovalRecord>, CatalogError> {
-        Ok(self.table.query(Range::prefixed(cluster, "approval#").last(limit)).await?)
+        let found: Vec<ApprovalRecord> = self.table.query(Range::prefixed(cluster, "approval#").last(limit)).await?;
+        Ok(found
+            .into_iter()
+            .map(|record| {
+                let key = key(cluster, &record.request.id);
+                record.at(&key)
+            })
+            .collect::<Result<_, _>>()?)
     }
 
     /// Writes a request over the one that was read. `as_of` is the head that a vote rests on: if it is given, the vote is

@@ -124,6 +124,13 @@ impl PromotionRecord {
         Key::of(cluster, format!("promotion#{id}"))
     }
 
+    /// This record, if it is the one that belongs at `key`, in the one format that this code reads.
+    fn at(self, key: &Key) -> Result<Self, TableError> {
+        key.has(&Self::key(&self.cluster, &self.id), &format!("promotion {} of {}", self.id, self.cluster))?;
+        key.is_of_format(&self.format, Self::FORMAT)?;
+        Ok(self)
+    }
+
     /// The lease's holder that this promotion is.
     pub fn holder(&self, now: Timestamp) -> Holder {
         let expires_at = now.saturating_add(SignedDuration::from_hours(self.lease_hours.into())).unwrap_or(Timestamp::MAX);
@@ -153,9 +160,11 @@ impl CatalogTable {
     /// One promotion.
     ///
     /// # Errors
-    /// Those of the table.
+    /// Those of the table; `Unreadable` also for another one's record.
     pub async fn promotion(&self, cluster: &ClusterId, id: &PromotionId) -> Result<Option<PromotionRecord>, CatalogError> {
-        Ok(self.table.get(&PromotionRecord::key(cluster, id)).await?)
+        let key = PromotionRecord::key(cluster, id);
+        let record: Option<PromotionRecord> = self.table.get(&key).await?;
+        Ok(record.map(|record| record.at(&key)).transpose()?)
     }
 
     /// Writes the intent of a promotion and takes the lease; all or nothing, and only while its request is the newest
@@ -343,9 +352,16 @@ impl CatalogTable {
     /// The newest promotions, the newest first.
     ///
     /// # Errors
-    /// Those of the table.
+    /// Those of the table; `Unreadable` also for another cluster's record.
     pub async fn recent_promotions(&self, cluster: &ClusterId, limit: usize) -> Result<Vec<PromotionRecord>, CatalogError> {
-        Ok(self.table.query(Range::prefixed(cluster, "promotion#").last(limit)).await?)
+        let found: Vec<PromotionRecord> = self.table.query(Range::prefixed(cluster, "promotion#").last(limit)).await?;
+        Ok(found
+            .into_iter()
+            .map(|record| {
+                let key = PromotionRecord::key(cluster, &record.id);
+                record.at(&key)
+            })
+            .collect::<Result<_, _>>()?)
     }
 
     /// Promotions that have not ended or whose task has no answer. From the index, which lags.

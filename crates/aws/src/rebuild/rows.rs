@@ -2,9 +2,9 @@
 //! earlier state? What only the catalog knows (who asked, who voted, why something failed) has nothing to be compared with.
 
 use super::Difference;
-use crate::catalog::approvals::ApprovalRecord;
+use crate::catalog::approvals::{ApprovalRecord, approval_of};
 use crate::catalog::backups::{BackupRecord, Committed, Point, State};
-use crate::catalog::drills::{DrillRecord, State as DrillState};
+use crate::catalog::drills::{DrillRecord, Passed, State as DrillState};
 use crate::catalog::head::Head;
 use crate::catalog::lease;
 use crate::catalog::promotions::PromotionRecord;
@@ -12,7 +12,8 @@ use crate::catalog::prune::Brief;
 use highwater_core::catalog::{Catalog, StoredManifest};
 use highwater_core::consent::RequestState;
 use highwater_core::lease::Lease;
-use highwater_core::{BackupId, ClusterId, Sha256};
+use highwater_core::promotion::PromotionId;
+use highwater_core::{BackupId, ClusterId, DrillId, Sha256};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,8 @@ pub(super) struct Rows {
     pub(super) promotions: Vec<PromotionRecord>,
     /// Of each point its sort key, and the backup that it leads to.
     pub(super) points: BTreeMap<String, BackupId>,
+    /// What the cluster's newest request is said to be.
+    pub(super) newest_request: Option<PromotionId>,
     pub(super) wrong: Vec<Difference>,
 }
 
@@ -70,6 +73,7 @@ impl Rows {
                     let at = sk.to_owned();
                     read.record(row, id, |p: &Point| p.backup_id.to_string(), |rows, p| drop(rows.points.insert(at, p.backup_id)));
                 }
+                None if sk == "approval" => read.newest_request = text(row, "newest").parse().ok(),
                 _ => {}
             }
         }
@@ -139,6 +143,13 @@ impl Rows {
         let promotions = self.promotions.iter().map(|r| (r.id.to_string(), r.token, !r.state.is_unfinished()));
         let operations: Vec<_> = backups.chain(promotions).collect();
         let newest = operations.iter().map(|(_, token, _)| *token).max().unwrap_or_default();
+        // It was taken in one transaction with its operation's record.
+        if let Some(holder) = &lease.holder
+            && !operations.iter().any(|(id, _, _)| *id == holder.operation)
+            && !self.wrong.iter().any(|wrong| wrong.to_string().contains(&holder.operation))
+        {
+            found.push(Difference::Lost { what: format!("{} {}", holder.purpose, holder.operation), by: "the lease".to_owned() });
+        }
         if lease.token < newest {
             found.push(Difference::Lease { token: lease.token, newest });
         }
@@ -167,22 +178,98 @@ impl Rows {
         }
     }
 
-    /// A request that a promotion followed from was approved: it is not undecided. Nor is anything unfinished that is not open.
-    pub(super) fn approvals_against(&self, found: &mut Vec<Difference>) {
-        let followed: BTreeSet<String> = self.promotions.iter().map(|p| p.id.to_string()).collect();
+    /// Requests, drills and promotions against what followed from each and what each follows from. Nothing unfinished is not open.
+    pub(super) fn approvals_against(&self, bucket: &str, lease: &Lease, found: &mut Vec<Difference>) {
+        let requests: BTreeMap<&PromotionId, &ApprovalRecord> = self.approvals.iter().map(|r| (&r.request.id, r)).collect();
+        let followed: BTreeSet<&PromotionId> = self.promotions.iter().map(|p| &p.id).collect();
+        if let Some(id) = self.newest_request.as_ref().filter(|id| !requests.contains_key(id) && self.is_readable("approval", id)) {
+            found.push(Difference::Lost { what: format!("request {id}"), by: "the cluster's newest request".to_owned() });
+        }
+        if let Some(newest) = requests.keys().next_back().filter(|id| self.newest_request.as_ref() < Some(**id)) {
+            let what = format!("the cluster's newest request, which {newest} should be,");
+            found.push(Difference::PutBack { what, state: "an older one or none" });
+        }
         for record in &self.approvals {
-            let (id, waits) = (record.request.id.to_string(), matches!(record.request.state, RequestState::Waiting {}));
-            if waits && (record.open.is_none() || followed.contains(&id)) {
-                found.push(Difference::PutBack { what: format!("request {id}"), state: "waiting" });
+            let (request, what) = (&record.request, || format!("request {}", record.request.id));
+            if let Some(state) = put_back(record, followed.contains(&request.id)) {
+                found.push(Difference::PutBack { what: what(), state });
+            }
+            let passed = request.question.as_ref().and_then(|asked| Some((asked, self.proof_of(&asked.drill_id)?)));
+            let differs = passed.and_then(|(asked, (drill, passed))| {
+                let same = [
+                    ("restore point", asked.backup_id == drill.backup_id),
+                    ("plan", asked.plan == drill.plan),
+                    ("report", asked.report == passed.report),
+                    ("certificate", asked.certificate == passed.certificate),
+                ];
+                same.into_iter().find(|(_, same)| !same)
+            });
+            if let Some((attribute, _)) = differs {
+                found.push(Difference::Changed { what: what(), attribute, from: "its drill" });
             }
         }
         for record in self.drills.iter().filter(|record| !record.state.has_ended() && record.open.is_none()) {
             found.push(Difference::PutBack { what: format!("drill {}", record.drill_id), state: record.state.name() });
         }
-        for record in self.promotions.iter().filter(|record| record.state.is_unfinished() && record.open.is_none()) {
-            found.push(Difference::PutBack { what: format!("promotion {}", record.id), state: record.state.name() });
+        for record in &self.promotions {
+            let what = || format!("promotion {}", record.id);
+            // Its lease was released by nothing but its end, and nobody has taken it since.
+            let has_ended = lease.token == record.token && lease.holder.is_none();
+            if record.state.is_unfinished() && (record.open.is_none() || has_ended) {
+                found.push(Difference::PutBack { what: what(), state: record.state.name() });
+            }
+            match requests.get(&record.id) {
+                Some(asked) => {
+                    let differs = differs_from(record, asked, bucket);
+                    found.extend(differs.map(|attribute| Difference::Changed { what: what(), attribute, from: "its request" }));
+                }
+                None if self.is_readable("approval", &record.id) => {
+                    found.push(Difference::Lost { what: format!("request {}", record.id), by: what() });
+                }
+                None => {}
+            }
         }
     }
+
+    /// Whether an item is not already named as one that cannot be read or is another's.
+    fn is_readable(&self, kind: &str, id: &PromotionId) -> bool {
+        let at = format!("{kind}#{id}");
+        !self.wrong.iter().any(|wrong| matches!(wrong, Difference::Unreadable { sk, .. } | Difference::Misplaced { sk, .. } if *sk == at))
+    }
+
+    fn proof_of(&self, drill: &DrillId) -> Option<(&DrillRecord, &Passed)> {
+        self.drills.iter().filter(|record| record.drill_id == *drill).find_map(|record| match &record.state {
+            DrillState::Passed(passed) => Some((record, &**passed)),
+            _ => None,
+        })
+    }
+}
+
+/// The state of a request that says less than what followed from it.
+fn put_back(record: &ApprovalRecord, is_followed: bool) -> Option<&'static str> {
+    let request = &record.request;
+    let (state, is_undecided) = match request.state {
+        RequestState::Drilling {} => ("drilling", true),
+        RequestState::Waiting {} => ("waiting", true),
+        RequestState::Denied {} => ("denied", false),
+        RequestState::Void { .. } => ("void", false),
+        RequestState::Approved {} => return None,
+    };
+    (is_followed || is_undecided && record.open.is_none()).then_some(state)
+}
+
+/// The first thing in which a promotion is not what its request approved.
+fn differs_from(record: &PromotionRecord, asked: &ApprovalRecord, bucket: &str) -> Option<&'static str> {
+    let (approval, question) = (approval_of(&asked.request, bucket), asked.request.question.as_ref());
+    // What was not approved is named as that.
+    let (Some((approval, _)), Some(question)) = (approval, question) else { return None };
+    let same = [
+        ("approval", record.approval == approval),
+        ("host", record.host == question.host),
+        ("restore point", record.backup_id == question.backup_id),
+        ("execution", record.execution == asked.execution),
+    ];
+    same.into_iter().find(|(_, same)| !same).map(|(attribute, _)| attribute)
 }
 
 /// The first thing in which a committed record is not what its manifest implies.
