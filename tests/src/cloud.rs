@@ -237,7 +237,8 @@ impl Cloud {
 
     /// The drills' instances that still cost something. One that ended a while ago is gone: EC2 forgets it.
     pub fn drill_instances(&self) -> Vec<Value> {
-        let live = |i: &Value| i["tags"]["highwater:purpose"] == "drill" && !matches!(text(i, "state"), "shutting-down" | "terminated" | "gone");
+        let live =
+            |i: &Value| i["tags"]["highwater:purpose"] == "drill" && !matches!(text(i, "state"), "shutting-down" | "terminated" | "gone");
         self.instances().into_iter().filter(live).collect()
     }
 

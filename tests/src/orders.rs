@@ -141,11 +141,18 @@ impl<'a> Orders<'a> {
 
     /// Lets `reconcile` run until every record is closed, nobody holds the lease and no instance runs.
     pub fn settle(&self) {
-        wait_for_within(Duration::from_secs(90), "the end of all that was begun", || {
+        let (limit, began) = (Duration::from_secs(90), Instant::now());
+        loop {
             // Beside the one that an event has called, it may find that the other was faster; then the next run is good.
             let reconciled = self.cloud.invoke("reconcile", &json!({}));
-            (reconciled.is_ok() && self.under_way().is_empty()).then_some(())
-        });
+            let under_way = self.under_way();
+            if reconciled.is_ok() && under_way.is_empty() {
+                return;
+            }
+            assert!(began.elapsed() < limit, "after {limit:?} this is under way: {under_way:?}; reconcile said {reconciled:?}");
+            // The pause between two looks.
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// What is not closed.

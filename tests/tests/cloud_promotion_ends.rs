@@ -1,12 +1,13 @@
 //! How promotions end on the deployed machine when they do not simply succeed: denied, superseded, expired, out of time, aborted
-//! wherever they wait; and one whose every reply is lost once. `cloud_restore.rs` has the plain way.
+//! wherever they wait, of an exchanged certificate; and one whose every reply is lost once. `cloud_restore.rs` has the plain way.
 
-use highwater_tests::{Asked, Cloud, MariaDb, Orders, config, wait_for, wait_for_state, wait_for_within};
+use highwater_core::certificate::CERTIFICATE_NAME;
+use highwater_tests::{Asked, Cloud, MariaDb, Orders, block_on, config, wait_for, wait_for_state, wait_for_within};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Ends a promotion in one way, and finds that nothing has changed: the host was sent nothing, the same rows serve, every record
-/// is closed, and scheduled backups go on in the same chain.
+/// Ends a promotion in one way, and finds that nothing has changed: the host was sent nothing, the same rows serve, and every
+/// record is closed.
 fn changes_nothing(cloud: &Cloud, orders: &Orders<'_>, way: &str, end: impl FnOnce(Asked) -> Asked) {
     println!("{way}");
     orders.write();
@@ -24,8 +25,12 @@ fn changes_nothing(cloud: &Cloud, orders: &Orders<'_>, way: &str, end: impl FnOn
     // Too late for anything.
     let (status, answer) = orders.approve(&orders.bob, &asked, &"0".repeat(64));
     assert!(status == 409 || state == "approved", "{way}: {status} {answer}");
+}
+
+/// Scheduled backups go on in the same chain.
+fn the_chain_goes_on(orders: &Orders<'_>, after: &str) {
     let next = orders.goes_on();
-    assert!(next["backup_id"].as_str().unwrap().contains("-incremental-"), "{way}: the chain goes on: {next}");
+    assert!(next["backup_id"].as_str().unwrap().contains("-incremental-"), "{after}: {next}");
 }
 
 fn ended_as(cloud: &Cloud, asked: &Asked, error: &str, cause: &str) {
@@ -69,6 +74,7 @@ fn a_promotion_denied_superseded_expired_or_out_of_time_changes_nothing() {
         cloud.settings(json!({"sfn_machine_timeout_scale": 1}));
         asked
     });
+    the_chain_goes_on(&orders, "all of these");
 }
 
 #[test]
@@ -106,6 +112,30 @@ fn a_promotion_aborted_while_it_waits_changes_nothing() {
         cloud.wait_for_item("orders", "backup#", |backup| backup["sk"] == running["sk"] && backup["state"] == "committed");
         asked
     });
+    the_chain_goes_on(&orders, "all of these");
+}
+
+#[test]
+fn a_promotion_of_an_exchanged_certificate_changes_nothing() {
+    let (cloud, db) = (Cloud::deployed(&config()), MariaDb::start());
+    let orders = Orders::on(&cloud, &db);
+    changes_nothing(&cloud, &orders, "its certificate was exchanged", |asked| {
+        let certificate = orders.question(&asked);
+        let drill = orders.request(&asked)["request"]["question"]["drill_id"].as_str().unwrap().to_owned();
+        let key = format!("v1/orders/drills/{drill}/{CERTIFICATE_NAME}");
+        let genuine = cloud.object(&key);
+        let exchange = |bytes: Vec<u8>| {
+            cloud.lose(&key);
+            block_on(cloud.bucket().put_new(&key, bytes.into(), "application/json")).unwrap();
+        };
+        exchange(String::from_utf8(genuine.clone()).unwrap().replacen("\"checks\"", "\"checks\" ", 1).into_bytes());
+        assert_ne!(cloud.object(&key), genuine);
+        assert_eq!(orders.approve(&orders.bob, &asked, &certificate).0, 200, "the vote names what was read");
+        ended_as(&cloud, &asked, "Refused", "the certificate was changed");
+        exchange(genuine);
+        asked
+    });
+    the_chain_goes_on(&orders, "it");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Saga tests: every task of every state machine fails, is done twice and loses its reply. The steps are those of the definitions
 //! as they are deployed, so that a new one is here from its first day.
 //!
-//! `make test` runs some of the cases, `make torture` every one, `HIGHWATER_SAGA=drill/Record/twice` just that.
+//! `make test` runs a few of the cases, chosen by the seed, `make torture` every one, `HIGHWATER_SAGA=drill/Record/twice` just that.
 
 use highwater_tests::{Cloud, MariaDb, Orders, Torture, config};
 use serde_json::{Value, json};
@@ -132,16 +132,19 @@ fn cases(cloud: &Cloud, machine: &'static str) -> Vec<Case> {
     found.into_iter().flat_map(of).collect()
 }
 
-/// Those that are to run: the one that HIGHWATER_SAGA names, all of them, or the quick ones.
-fn wanted(all: &[Case], quick: &[&str]) -> Vec<Case> {
+/// Those that are to run: the one that HIGHWATER_SAGA names, all of them, or of the quick ones as many as the seed is to choose.
+fn wanted(all: &[Case], quick: &[&str], torture: &mut Torture) -> Vec<Case> {
     let asked = std::env::var("HIGHWATER_SAGA").ok();
     let names: Vec<&str> = asked.as_deref().map_or(quick.to_vec(), |name| vec![name]);
     let wanted: Vec<Case> =
         all.iter().filter(|case| asked.is_none() && Torture::is_long() || names.contains(&case.name().as_str())).cloned().collect();
     let has = || all.iter().map(Case::name).collect::<Vec<_>>();
     assert!(wanted.len() >= names.len() || asked.is_some(), "of {quick:?} not every one is among {:?}", has());
-    wanted
+    torture.some(wanted, QUICK)
 }
+
+/// How many cases of a machine `make test` runs.
+const QUICK: usize = 2;
 
 /// Runs a machine's cases one after the other on one deployment.
 fn saga(machine: &'static str, quick: &[&str], run: impl Fn(&Cloud, &Orders<'_>) -> Value) {
@@ -151,7 +154,8 @@ fn saga(machine: &'static str, quick: &[&str], run: impl Fn(&Cloud, &Orders<'_>)
     let orders = Orders::on(&cloud, &db);
     let all = cases(&cloud, machine);
     assert!(!all.is_empty(), "{machine} has no task");
-    let (wanted, mut torture) = (wanted(&all, quick), Torture::begin(machine));
+    let mut torture = Torture::begin(machine);
+    let wanted = wanted(&all, quick, &mut torture);
     for case in &wanted {
         let (name, began) = (case.name(), Instant::now());
         orders.write();

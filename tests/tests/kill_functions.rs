@@ -6,12 +6,11 @@ use highwater_aws::catalog::CatalogTable;
 use highwater_aws::rebuild::{compare, rebuild};
 use highwater_aws::table::Table;
 use highwater_core::certificate::{PublicKey, verify};
-use highwater_core::drill::{Check, CheckKind, DrillReportV1, Outcome};
 use highwater_core::ids::backup_prefix;
 use highwater_core::manifest::ManifestV1;
 use highwater_core::plan::RestorePlanV1;
 use highwater_core::{ClusterId, Document, Sha256};
-use highwater_tests::{Cloud, MariaDb, Person, Torture, block_on, config, publish, wait_for, wait_for_within};
+use highwater_tests::{Cloud, MariaDb, Person, Torture, block_on, config, passed_report, publish, wait_for, wait_for_within};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -123,33 +122,6 @@ fn base64(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// The report of a passed drill.
-fn passed(plan: &RestorePlanV1, plan_sha256: Sha256, host: &str) -> DrillReportV1 {
-    let now = Timestamp::now();
-    let check = |kind| Check {
-        kind,
-        subject: "server".into(),
-        outcome: Outcome::Passed,
-        expected: String::new(),
-        found: String::new(),
-        seconds: 0.1,
-    };
-    DrillReportV1 {
-        format: DrillReportV1::FORMAT.into(),
-        cluster: orders(),
-        backup_id: plan.point.backup_id.clone(),
-        plan_sha256,
-        host_id: host.parse().unwrap(),
-        outcome: Outcome::Passed,
-        failure: None,
-        server_version: Some(plan.server.version),
-        started_at: now,
-        finished_at: now,
-        phases: Vec::new(),
-        checks: vec![check(CheckKind::ServerUp), check(CheckKind::RowCount)],
-    }
-}
-
 #[test]
 fn i4_the_functions_of_backups_killed_between_any_two_calls_begin_and_commit_each_backup_once() {
     let scene = Scene::new();
@@ -255,7 +227,7 @@ fn record(scene: &Scene, drill: &Value) -> Value {
 fn i4_the_functions_of_drills_killed_between_any_two_calls_make_one_drill_one_instance_one_certificate() {
     let scene = Scene::new();
     the_machine(&scene);
-    helpers_hang(&scene.cloud);
+    scene.cloud.drills_hang();
     plan_restore(&scene);
     launch_drill(&scene);
     record_drill(&scene);
@@ -276,14 +248,6 @@ fn plan_restore(scene: &Scene) {
         scene.cloud.assert_sound("orders");
     });
     torture.end();
-}
-
-/// From now on a drill's instance finds a helper that never comes to an end.
-fn helpers_hang(cloud: &Cloud) {
-    std::fs::create_dir(cloud.scratch().join("hang")).unwrap();
-    cloud.scratch().script("hang/highwater-host", "sleep 600 & wait");
-    let path = [cloud.scratch().join("hang"), cloud.scratch().join("image")];
-    cloud.control("PUT", "hosts", &json!({"path": path, "env": {"HIGHWATER_SCRATCH": cloud.scratch().path()}}));
 }
 
 fn instances_of(scene: &Scene, drill: &Value) -> usize {
@@ -326,7 +290,8 @@ fn passed_drill(scene: &Scene, arm: &dyn Fn()) -> Value {
     let prefix = prefix_of(&drill);
     let plan = RestorePlanV1::parse(&scene.cloud.object(&format!("{prefix}plan.json"))).unwrap();
     let sha256 = drill["plan"]["sha256"].as_str().unwrap().parse().unwrap();
-    let report = passed(&plan, sha256, launched["instance"].as_str().unwrap()).to_bytes();
+    let host = launched["instance"].as_str().unwrap().parse().unwrap();
+    let report = passed_report(&plan, sha256, host, Timestamp::now()).to_bytes();
     block_on(scene.cloud.bucket().put_new(&format!("{prefix}report.json"), report.into(), "application/json")).unwrap();
     arm();
     let recorded = scene.persist("record-drill", &json!({"drill": drill, "failure": null}), |_| {}).unwrap();
@@ -420,8 +385,9 @@ impl Scene {
 fn i4_the_functions_of_promotions_killed_between_any_two_calls_ask_count_and_promote_once() {
     let scene = Scene::new();
     let people = ["ada", "bob"].map(|name| scene.cloud.user(name));
-    helpers_hang(&scene.cloud);
+    scene.cloud.drills_hang();
     request_approval(&scene, &people);
+    ask_by_the_url(&scene, &people);
     decide_approval(&scene, &people);
     promote(&scene, &people);
 }
@@ -435,6 +401,37 @@ fn request_approval(scene: &Scene, [ada, _]: &[Person; 2]) {
         let told = scene.cloud.notifications();
         assert!(told.iter().any(|message| message.contains(&asked.certificate)), "somebody was told: {told:?}");
         assert_eq!(scene.vote(ada, &asked, "deny")["state"], "denied");
+        scene.cloud.assert_sound("orders");
+    });
+    torture.end();
+}
+
+fn ask_by_the_url(scene: &Scene, [ada, _]: &[Person; 2]) {
+    let (mut torture, drill) = (Torture::begin("decide-approval: a start"), passed_drill(scene, &|| {}));
+    scene.cloud.kill_at_every_call(&mut torture, "decide-approval", 2, |arm| {
+        // There is an older request, whose votes are awaited: the new one takes its place.
+        let older = scene.asked(&drill, &|| {});
+        // The last id of a second comes after every other of it.
+        let id = format!("{}-ffff", Timestamp::now().strftime("%Y%m%dT%H%M%SZ"));
+        let begun = || (scene.items("approval#").len(), scene.cloud.executions("restore-primary").len());
+        let before = begun();
+        arm();
+        let asked = scene.call(ada, &json!({"action": "restore", "cluster": "orders", "request_id": id}));
+        assert_eq!((&asked["request_id"], &asked["state"]), (&json!(id), &json!("drilling")), "{asked}");
+        assert_eq!(begun(), (before.0 + 1, before.1 + 1), "one request, and one execution");
+        let execution = asked["execution"].as_str().unwrap();
+        let input: Value = serde_json::from_str(scene.cloud.execution(execution)["input"].as_str().unwrap()).unwrap();
+        assert_eq!((&input["request_id"], &input["cluster"]), (&json!(id), &json!("orders")), "{input}");
+        let state = |id: &str| scene.cloud.item("orders", &format!("approval#{id}")).unwrap()["request"]["state"].clone();
+        assert_eq!(state(&older.id)["reason"], format!("superseded by request {id}"));
+        // Nobody goes on with it.
+        scene.cloud.stop_execution(execution);
+        wait_for("the end of what was asked for", || {
+            scene.reconcile();
+            let rests = scene.cloud.items("orders").iter().all(|item| item["open"].is_null()) && scene.cloud.drill_instances().is_empty();
+            rests.then_some(())
+        });
+        assert_eq!(state(&id)["name"], "void");
         scene.cloud.assert_sound("orders");
     });
     torture.end();

@@ -5,7 +5,7 @@
 use highwater_core::Failure;
 use highwater_core::drill::Outcome;
 use highwater_core::request::BackupRequestV1;
-use highwater_tests::{Backup, Host, Load, MariaDb, Output, PlanFile, Running, S3, Snapshot, Torture, processes_of, wait_for};
+use highwater_tests::{Backup, Host, Load, MariaDb, Output, PlanFile, Primary, Running, S3, Snapshot, Torture, processes_of, wait_for};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -304,79 +304,40 @@ fn a_drill_whose_helper_or_server_is_killed_at_any_moment_never_passes_by_that_a
     torture.end();
 }
 
-/// A primary that has gone on since the backup that is to replace it.
-struct Primary {
-    db: MariaDb,
-    host: Host,
-    plan: PlanFile,
-    old: Snapshot,
-    new: Snapshot,
-    _s3: S3,
+/// A person resumes what was cut off; afterwards nothing is open, and the server serves exactly the old or the new rows, writable.
+fn serves_new(primary: &Primary, what: &str) -> bool {
+    let resumed = primary.resume();
+    let rolled_back = i32::from(Failure::RolledBack.exit_code());
+    assert!(matches!(resumed.status.code(), Some(code) if code == 0 || code == rolled_back), "{what}: {resumed}");
+    if !primary.db.running() {
+        // It was killed, not stopped: whatever supervises it starts it again.
+        primary.db.up();
+    }
+    let found = Snapshot::of(&primary.db);
+    let is_new = found == primary.new;
+    found.assert_same(if is_new { &primary.new } else { &primary.old }, what);
+    primary.is_writable(what);
+    is_new
 }
 
-impl Primary {
-    fn new() -> Self {
-        let (db, s3) = (MariaDb::start(), S3::start_on_disk());
-        let mut host = Host::new(&db, &s3);
-        host.promotable(&db);
-        for line in ["rolling back", "could not be fenced", "the new server does not stop"] {
-            host.allow(line);
-        }
-        Load::fill(&db, 100);
-        let full = host.full();
-        let new = Snapshot::of(&db);
-        db.run("DELETE FROM shop.orders WHERE id % 3 = 0; INSERT INTO shop.events (what) VALUES ('after the backup')");
-        let old = Snapshot::of(&db);
-        let plan = host.plan_of(&[&full]);
-        host.drill(&plan).success();
-        host.as_root(&db);
-        Self { db, host, plan, old, new, _s3: s3 }
-    }
-
-    fn promote(&self) -> Running {
-        let args = self.host.promote_args(&self.plan);
-        self.host.start(&args.iter().map(String::as_str).collect::<Vec<_>>())
-    }
-
-    /// A person resumes what was cut off; afterwards nothing is open, and the server serves exactly the old or the new rows, writable.
-    fn serves_new(&self, what: &str) -> bool {
-        let resumed = self.host.run(&["promote", "--resume"]);
-        let rolled_back = i32::from(Failure::RolledBack.exit_code());
-        assert!(matches!(resumed.status.code(), Some(code) if code == 0 || code == rolled_back), "{what}: {resumed}");
-        if !self.db.running() {
-            // It was killed, not stopped: whatever supervises it starts it again.
-            self.db.up();
-        }
-        let found = Snapshot::of(&self.db);
-        let is_new = found == self.new;
-        found.assert_same(if is_new { &self.new } else { &self.old }, what);
-        assert_eq!(self.db.value::<u8>("SELECT @@read_only"), 0, "{what}: left read-only");
-        is_new
-    }
-
-    /// Back to the old rows, with nothing kept of the new.
-    fn again(&self) {
-        for entry in fs::read_dir(self.db.datadir().parent().unwrap()).unwrap().flatten() {
-            if entry.file_name().to_string_lossy().contains(".undone-") {
-                fs::remove_dir_all(entry.path()).unwrap();
-            }
-        }
-    }
+/// Nothing is kept of the new rows any more.
+fn forget_new(primary: &Primary) {
+    primary.siblings(".undone-").into_iter().for_each(|path| fs::remove_dir_all(path).unwrap());
 }
 
 #[test]
 fn a_promotion_and_a_roll_back_killed_at_any_moment_end_at_exactly_the_old_or_the_new_rows() {
-    let (primary, mut torture) = (Primary::new(), Torture::begin("promote, rollback: helper"));
-    let (_, promotion) = timed(|| primary.promote().finish().success().status);
-    let (_, roll_back) = timed(|| primary.host.run(&["rollback"]).success().status);
-    primary.again();
+    let (primary, mut torture) = (Primary::start(), Torture::begin("promote, rollback: helper"));
+    let (_, promotion) = timed(|| primary.promote().success().status);
+    let (_, roll_back) = timed(|| primary.rollback().success().status);
+    forget_new(&primary);
     while torture.goes_on(2, 90) {
         let moment = torture.moment(promotion);
-        let ended = cut(primary.promote(), moment);
+        let ended = cut(primary.start_promotion(&[]), moment);
         let point = format!("promote after {moment:?}");
-        if !primary.serves_new(&point) {
-            primary.promote().finish().success();
-            assert!(primary.serves_new("the next promotion"));
+        if !serves_new(&primary, &point) {
+            primary.promote().success();
+            assert!(serves_new(&primary, "the next promotion"));
         }
         if ended.was_killed() {
             torture.survived(&point);
@@ -384,39 +345,39 @@ fn a_promotion_and_a_roll_back_killed_at_any_moment_end_at_exactly_the_old_or_th
         let moment = torture.moment(roll_back);
         let ended = cut(primary.host.start(&["rollback"]), moment);
         let point = format!("rollback after {moment:?}");
-        if primary.serves_new(&point) {
-            primary.host.run(&["rollback"]).success();
-            assert!(!primary.serves_new("the next roll-back"));
+        if serves_new(&primary, &point) {
+            primary.rollback().success();
+            assert!(!serves_new(&primary, "the next roll-back"));
         }
         if ended.was_killed() {
             torture.survived(&point);
         }
-        primary.again();
+        forget_new(&primary);
     }
     torture.end();
 }
 
 #[test]
 fn a_server_killed_during_a_promotion_ends_with_exactly_the_old_or_the_new_rows() {
-    let (primary, mut torture) = (Primary::new(), Torture::begin("promote: server"));
-    let (_, promotion) = timed(|| primary.promote().finish().success().status);
-    primary.host.run(&["rollback"]).success();
-    primary.again();
+    let (primary, mut torture) = (Primary::start(), Torture::begin("promote: server"));
+    let (_, promotion) = timed(|| primary.promote().success().status);
+    primary.rollback().success();
+    forget_new(&primary);
     while torture.goes_on(1, 20) {
         let moment = torture.moment(promotion);
-        let running = primary.promote();
+        let running = primary.start_promotion(&[]);
         sleep(moment);
         let killed = primary.db.pid().is_some_and(kill);
         let ended = running.finish();
         assert_ne!(ended.status.code(), Some(i32::from(Failure::Stuck.exit_code())), "{ended}");
         let point = format!("server after {moment:?}");
-        let is_new = primary.serves_new(&point);
+        let is_new = serves_new(&primary, &point);
         assert!(is_new || !ended.status.success(), "{point}: promoted, it says, and serves the old rows: {ended}");
         if is_new {
-            primary.host.run(&["rollback"]).success();
+            primary.rollback().success();
         }
-        assert!(!primary.serves_new("the end of the round"));
-        primary.again();
+        assert!(!serves_new(&primary, "the end of the round"));
+        forget_new(&primary);
         if killed {
             torture.survived(&point);
         }

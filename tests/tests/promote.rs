@@ -4,115 +4,33 @@
 use highwater_core::approval::ApprovalV1;
 use highwater_core::drill::DrillReportV1;
 use highwater_core::{Document, Failure, Sha256};
-use highwater_tests::{Host, Load, MariaDb, Output, PlanFile, S3, Scratch, Snapshot, run, wait_for};
+use highwater_tests::{Host, MariaDb, PlanFile, Primary, Scratch, Snapshot, run, wait_for};
 use jiff::{SignedDuration, Timestamp};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A primary that has gone on since the backup that is to replace it.
-struct Scene {
-    db: MariaDb,
-    host: Host,
-    plan: PlanFile,
-    old: Snapshot,
-    new: Snapshot,
-    _s3: S3,
+/// The primary runs in the same process as before, on the same data, writable.
+#[track_caller]
+fn untouched_since(primary: &Primary, pid: u32, what: &str) {
+    assert_eq!(primary.db.pid(), Some(pid), "{what}: the primary was restarted");
+    primary.serves(&primary.old, what);
+    assert_eq!(primary.siblings(".old-"), Vec::<PathBuf>::new(), "{what}");
 }
 
-impl Scene {
-    fn new() -> Self {
-        Self::on(MariaDb::start())
-    }
+/// The server's start command, wrapped: `before` runs first.
+fn wrap_start(primary: &mut Primary, before: &str) {
+    let [start, stop, status] = primary.db.service();
+    let wrapped = primary.host.scratch().script("start-wrapped", &format!("{before}\nexec {}", start.display()));
+    primary.host.set("promote", "service", format!("{{ stop = [{stop:?}], start = [{wrapped:?}], status = [{status:?}] }}"));
+}
 
-    fn on(db: MariaDb) -> Self {
-        let s3 = S3::start_on_disk();
-        let mut host = Host::new(&db, &s3);
-        host.promotable(&db);
-        // A promotion is done as the server's root.
-        let root = host.path("root.cnf");
-        fs::write(&root, format!("[client]\nuser=root\nsocket={}\n", db.socket().display())).unwrap();
-        fs::set_permissions(&root, fs::Permissions::from_mode(0o600)).unwrap();
-        // What a roll-back says on its way.
-        for line in ["rolling back", "could not be fenced", "the new server does not stop"] {
-            host.allow(line);
-        }
-        Load::fill(&db, 200);
-        let full = host.full();
-        let new = Snapshot::of(&db);
-        db.run(
-            "DELETE FROM shop.orders WHERE id % 3 = 0; UPDATE shop.customers SET note = 'later' WHERE id < 10;
-             INSERT INTO shop.events (what) VALUES ('after the backup'); CREATE TABLE shop.later (id INT PRIMARY KEY)",
-        );
-        let old = Snapshot::of(&db);
-        let plan = host.plan_of(&[&full]);
-        host.drill(&plan).success();
-        host.set("server", "defaults_file", format!("{root:?}"));
-        Self { db, host, plan, old, new, _s3: s3 }
-    }
-
-    fn promote_with(&self, env: &[(&str, &str)]) -> Output {
-        let args = self.host.promote_args(&self.plan);
-        self.host.start_with(&args.iter().map(String::as_str).collect::<Vec<_>>(), env).finish()
-    }
-
-    fn promote(&self) -> Output {
-        self.promote_with(&[])
-    }
-
-    fn resume(&self) -> Output {
-        self.host.run(&["promote", "--resume"])
-    }
-
-    fn rollback(&self) -> Output {
-        self.host.run(&["rollback"])
-    }
-
-    #[track_caller]
-    fn serves(&self, data: &Snapshot, what: &str) {
-        assert!(self.db.running(), "{what}: the server is down");
-        Snapshot::of(&self.db).assert_same(data, what);
-        self.is_writable(what);
-    }
-
-    #[track_caller]
-    fn is_writable(&self, what: &str) {
-        assert_eq!(self.db.value::<u8>("SELECT @@read_only"), 0, "{what}: the server was left read-only");
-    }
-
-    /// The primary runs in the same process as before, on the same data, writable.
-    #[track_caller]
-    fn untouched_since(&self, pid: u32, what: &str) {
-        assert_eq!(self.db.pid(), Some(pid), "{what}: the primary was restarted");
-        self.serves(&self.old, what);
-        assert_eq!(self.siblings(".old-"), Vec::<PathBuf>::new(), "{what}");
-    }
-
-    fn pid(&self) -> u32 {
-        self.db.pid().expect("a running primary")
-    }
-
-    /// Directories beside the data directory with this in their names.
-    fn siblings(&self, part: &str) -> Vec<PathBuf> {
-        let parent = self.db.datadir().parent().unwrap();
-        let paths = fs::read_dir(parent).unwrap().flatten().map(|e| e.path());
-        paths.filter(|p| p.file_name().unwrap().to_string_lossy().contains(part)).collect()
-    }
-
-    /// The server's start command, wrapped: `before` runs first.
-    fn wrap_start(&mut self, before: &str) {
-        let [start, stop, status] = self.db.service();
-        let wrapped = self.host.scratch().script("start-wrapped", &format!("{before}\nexec {}", start.display()));
-        self.host.set("promote", "service", format!("{{ stop = [{stop:?}], start = [{wrapped:?}], status = [{status:?}] }}"));
-    }
-
-    /// The server's stop command, replaced.
-    fn replace_stop(&mut self, body: &str) {
-        let [start, _, status] = self.db.service();
-        let stop = self.host.scratch().script("stop-replaced", body);
-        self.host.set("promote", "service", format!("{{ stop = [{stop:?}], start = [{start:?}], status = [{status:?}] }}"));
-    }
+/// The server's stop command, replaced.
+fn replace_stop(primary: &mut Primary, body: &str) {
+    let [start, _, status] = primary.db.service();
+    let stop = primary.host.scratch().script("stop-replaced", body);
+    primary.host.set("promote", "service", format!("{{ stop = [{stop:?}], start = [{start:?}], status = [{status:?}] }}"));
 }
 
 /// Mode, owner, group, and the SELinux label: an attribute that root sets and reads whether the kernel enforces it or not.
@@ -133,10 +51,10 @@ fn set_label(path: &Path, kind: &str) {
 
 #[test]
 fn a_promotion_serves_the_restored_data_and_can_be_undone() {
-    let mut scene = Scene::new();
-    scene.db.run("DROP TABLE shop.counters");
-    scene.old = Snapshot::of(&scene.db);
-    let datadir = scene.db.datadir().to_owned();
+    let mut primary = Primary::start();
+    primary.db.run("DROP TABLE shop.counters");
+    primary.old = Snapshot::of(&primary.db);
+    let datadir = primary.db.datadir().to_owned();
     fs::set_permissions(&datadir, fs::Permissions::from_mode(0o751)).unwrap();
     let looks = |names: &[&str]| names.iter().map(|n| look_of(&datadir.join(n))).collect::<Vec<_>>();
     let names = ["", "ibdata1", "mysql", "mysql/db.frm", "shop", "shop/orders.ibd", "aria_log_control"];
@@ -145,13 +63,13 @@ fn a_promotion_serves_the_restored_data_and_can_be_undone() {
     }
     let before = looks(&names);
     assert_eq!(before[5].3.as_deref(), Some("system_u:object_r:orders_t:s0\0"));
-    let binlog_end: String = scene.db.value("SELECT @@gtid_binlog_pos");
+    let binlog_end: String = primary.db.value("SELECT @@gtid_binlog_pos");
 
-    let args = scene.host.promote_args(&scene.plan);
+    let args = primary.host.promote_args(&primary.plan);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let done = scene.host.run(&args);
+    let done = primary.host.run(&args);
     done.success();
-    scene.serves(&scene.new, "after the promotion");
+    primary.serves(&primary.new, "after the promotion");
     assert_eq!(looks(&names), before, "owners, modes and labels are kept");
     // What only the restored data has looks like its kind.
     assert_eq!(look_of(&datadir.join("shop/counters.MYD")), before[1]);
@@ -163,61 +81,61 @@ fn a_promotion_serves_the_restored_data_and_can_be_undone() {
     for leftover in ["xtrabackup_checkpoints", "xtrabackup_info", "backup-my.cnf"] {
         assert!(!datadir.join(leftover).exists(), "{leftover} is left in the data directory");
     }
-    assert_eq!(scene.siblings(".staged-"), Vec::<PathBuf>::new());
-    let old = scene.siblings(".old-");
+    assert_eq!(primary.siblings(".staged-"), Vec::<PathBuf>::new());
+    let old = primary.siblings(".old-");
     assert_eq!(old.len(), 1, "the old data is kept: {old:?}");
 
     // The same order again, as when its reply was lost: the data written since must survive.
-    scene.db.run("INSERT INTO shop.events (what) VALUES ('on the promoted data')");
-    let promoted = Snapshot::of(&scene.db);
-    let pid = scene.pid();
-    assert_eq!(scene.host.run(&args).success().json()["promotion"]["id"], journal["id"]);
-    assert_eq!(scene.resume().success().json()["promotion"]["id"], journal["id"]);
-    assert_eq!(scene.db.pid(), Some(pid));
-    scene.serves(&promoted, "after the second order");
+    primary.db.run("INSERT INTO shop.events (what) VALUES ('on the promoted data')");
+    let promoted = Snapshot::of(&primary.db);
+    let pid = primary.pid();
+    assert_eq!(primary.host.run(&args).success().json()["promotion"]["id"], journal["id"]);
+    assert_eq!(primary.resume().success().json()["promotion"]["id"], journal["id"]);
+    assert_eq!(primary.db.pid(), Some(pid));
+    primary.serves(&promoted, "after the second order");
 
-    scene.rollback().success();
-    scene.serves(&scene.old, "after the roll-back");
+    primary.rollback().success();
+    primary.serves(&primary.old, "after the roll-back");
     assert_eq!(looks(&names), before);
-    let kept = scene.siblings(".undone-");
+    let kept = primary.siblings(".undone-");
     assert_eq!(kept.len(), 1, "the promoted data is kept: {kept:?}");
-    let pid = scene.pid();
-    scene.rollback().success();
-    assert_eq!(scene.db.pid(), Some(pid), "a second roll-back changes nothing");
-    scene.host.run(&args).failed(Failure::Approval);
-    scene.untouched_since(pid, "an approval that was used and undone");
+    let pid = primary.pid();
+    primary.rollback().success();
+    assert_eq!(primary.db.pid(), Some(pid), "a second roll-back changes nothing");
+    primary.host.run(&args).failed(Failure::Approval);
+    untouched_since(&primary, pid, "an approval that was used and undone");
     MariaDb::open(&kept[0]);
 
     // With a new approval it goes again.
-    scene.promote().success();
-    scene.serves(&scene.new, "after the next promotion");
+    primary.promote().success();
+    primary.serves(&primary.new, "after the next promotion");
 }
 
 /// Kills a promotion at each point, resumes it, and looks.
 fn killed_at(points: &[(&str, bool)]) {
-    let scene = Scene::new();
+    let primary = Primary::start();
     for (point, new_data) in points {
         let at = format!("promote:{point}");
-        scene.promote_with(&[("HIGHWATER_CRASH_AT", &at)]).killed();
+        primary.start_promotion(&[("HIGHWATER_CRASH_AT", &at)]).finish().killed();
         if at != "promote:done:after" {
-            scene.promote().failed(Failure::Precondition);
+            primary.promote().failed(Failure::Precondition);
         }
         if *new_data {
-            scene.resume().success();
-            scene.serves(&scene.new, &at);
-            assert!(scene.siblings(".old-").len() == 1, "{at}: the old data is kept");
-            scene.resume().success();
-            scene.rollback().success();
-            scene.serves(&scene.old, &format!("{at}, rolled back"));
-            for path in scene.siblings(".undone-") {
+            primary.resume().success();
+            primary.serves(&primary.new, &at);
+            assert!(primary.siblings(".old-").len() == 1, "{at}: the old data is kept");
+            primary.resume().success();
+            primary.rollback().success();
+            primary.serves(&primary.old, &format!("{at}, rolled back"));
+            for path in primary.siblings(".undone-") {
                 fs::remove_dir_all(path).unwrap();
             }
         } else {
-            scene.resume().failed(Failure::RolledBack);
-            scene.serves(&scene.old, &at);
-            let pid = scene.pid();
-            scene.resume().failed(Failure::RolledBack);
-            scene.untouched_since(pid, &format!("{at}, resumed twice"));
+            primary.resume().failed(Failure::RolledBack);
+            primary.serves(&primary.old, &at);
+            let pid = primary.pid();
+            primary.resume().failed(Failure::RolledBack);
+            untouched_since(&primary, pid, &format!("{at}, resumed twice"));
         }
     }
 }
@@ -254,14 +172,14 @@ fn killed_once_the_new_data_is_in_place_it_is_finished() {
 
 #[test]
 fn killed_while_rolling_back_the_old_data_still_comes_back() {
-    let scene = Scene::new();
+    let primary = Primary::start();
     let points = ["back-stop:before", "back-stop:after", "back-undo:before", "back-undo:after", "back-home:before", "back-home:after"];
     for point in points.into_iter().chain(["back-start:before", "back-start:after", "unfence:before", "rolled-back:before"]) {
         let at = format!("promote:{point}");
-        scene.promote_with(&[("HIGHWATER_FAIL_AT", "promote:check"), ("HIGHWATER_CRASH_AT", &at)]).killed();
-        scene.resume().failed(Failure::RolledBack);
-        scene.serves(&scene.old, &at);
-        for path in scene.siblings(".undone-") {
+        primary.start_promotion(&[("HIGHWATER_FAIL_AT", "promote:check"), ("HIGHWATER_CRASH_AT", &at)]).finish().killed();
+        primary.resume().failed(Failure::RolledBack);
+        primary.serves(&primary.old, &at);
+        for path in primary.siblings(".undone-") {
             fs::remove_dir_all(path).unwrap();
         }
     }
@@ -269,15 +187,15 @@ fn killed_while_rolling_back_the_old_data_still_comes_back() {
 
 #[test]
 fn killed_while_an_operator_rolls_back_the_old_data_still_comes_back() {
-    let scene = Scene::new();
+    let primary = Primary::start();
     for point in ["revert:before", "back-stop:after", "back-undo:after", "back-home:after", "back-start:after", "reverted:before"] {
-        scene.promote().success();
+        primary.promote().success();
         let at = format!("promote:{point}");
-        scene.host.start_with(&["rollback"], &[("HIGHWATER_CRASH_AT", &at)]).finish().killed();
-        scene.promote().failed(Failure::Precondition);
-        scene.resume().success();
-        scene.serves(&scene.old, &at);
-        for path in scene.siblings(".undone-") {
+        primary.host.start_with(&["rollback"], &[("HIGHWATER_CRASH_AT", &at)]).finish().killed();
+        primary.promote().failed(Failure::Precondition);
+        primary.resume().success();
+        primary.serves(&primary.old, &at);
+        for path in primary.siblings(".undone-") {
             fs::remove_dir_all(path).unwrap();
         }
     }
@@ -285,31 +203,31 @@ fn killed_while_an_operator_rolls_back_the_old_data_still_comes_back() {
 
 #[test]
 fn a_failure_at_any_step_brings_the_old_data_back() {
-    let scene = Scene::new();
+    let primary = Primary::start();
     for step in ["fence", "stop", "aside", "swap", "start", "check", "done"] {
         let at = format!("promote:{step}");
-        let failed = scene.promote_with(&[("HIGHWATER_FAIL_AT", &at)]);
+        let failed = primary.start_promotion(&[("HIGHWATER_FAIL_AT", &at)]).finish();
         failed.failed(Failure::RolledBack);
         assert!(failed.error().contains(&format!("injected failure at {at}")), "{failed}");
-        scene.serves(&scene.old, &at);
-        assert_eq!(scene.siblings(".old-"), Vec::<PathBuf>::new(), "{at}");
-        for path in scene.siblings(".undone-") {
+        primary.serves(&primary.old, &at);
+        assert_eq!(primary.siblings(".old-"), Vec::<PathBuf>::new(), "{at}");
+        for path in primary.siblings(".undone-") {
             fs::remove_dir_all(path).unwrap();
         }
     }
-    let pid = scene.pid();
+    let pid = primary.pid();
     for step in ["stage", "smoke"] {
-        scene.promote_with(&[("HIGHWATER_FAIL_AT", &format!("promote:{step}"))]).failed(Failure::Tool);
-        scene.untouched_since(pid, step);
+        primary.start_promotion(&[("HIGHWATER_FAIL_AT", &format!("promote:{step}"))]).finish().failed(Failure::Tool);
+        untouched_since(&primary, pid, step);
     }
-    scene.promote().success();
-    scene.serves(&scene.new, "after all those failures");
+    primary.promote().success();
+    primary.serves(&primary.new, "after all those failures");
 }
 
 #[test]
 fn a_roll_back_that_fails_says_exactly_what_to_type() {
-    let scene = Scene::new();
-    let stuck = scene.promote_with(&[("HIGHWATER_FAIL_AT", "promote:check,promote:back-undo")]);
+    let primary = Primary::start();
+    let stuck = primary.start_promotion(&[("HIGHWATER_FAIL_AT", "promote:check,promote:back-undo")]).finish();
     stuck.failed(Failure::Stuck);
     // The control plane makes its report from the journal in the answer.
     assert_eq!(stuck.json()["promotion"]["state"]["name"], "rolling-back");
@@ -317,86 +235,86 @@ fn a_roll_back_that_fails_says_exactly_what_to_type() {
     let (by_hand, last) = hint.split_once('\n').unwrap().1.rsplit_once('\n').unwrap();
     assert!(last.contains("highwater-host promote --resume"), "{hint}");
     assert!(by_hand.contains("mv -nT"), "{hint}");
-    run(scene.db.scratch().command("sh").args(["-ec", by_hand]));
-    let resumed = scene.resume();
+    run(primary.db.scratch().command("sh").args(["-ec", by_hand]));
+    let resumed = primary.resume();
     resumed.failed(Failure::RolledBack);
     assert_eq!(resumed.json()["promotion"]["state"]["name"], "rolled-back");
-    scene.serves(&scene.old, "after the commands of the hint");
+    primary.serves(&primary.old, "after the commands of the hint");
 }
 
 #[test]
 fn new_data_that_does_not_start_or_fails_a_check_gives_way_to_the_old() {
-    let mut scene = Scene::new();
+    let mut primary = Primary::start();
     // The start command refuses the restored data, as a server does that lacks a plug-in or a key.
-    let later = scene.db.datadir().join("shop/later.frm");
-    scene.wrap_start(&format!("[ -e {} ] || {{ echo 'cannot start on this' >&2; exit 7; }}", later.display()));
-    let failed = scene.promote();
+    let later = primary.db.datadir().join("shop/later.frm");
+    wrap_start(&mut primary, &format!("[ -e {} ] || {{ echo 'cannot start on this' >&2; exit 7; }}", later.display()));
+    let failed = primary.promote();
     failed.failed(Failure::RolledBack);
     assert!(failed.error().contains("cannot start on this"), "the server's own words: {}", failed.error());
-    scene.serves(&scene.old, "a start that fails");
-    assert_eq!(scene.siblings(".undone-").len(), 1, "the new data is kept for a look");
-    scene.host.promotable(&scene.db);
+    primary.serves(&primary.old, "a start that fails");
+    assert_eq!(primary.siblings(".undone-").len(), 1, "the new data is kept for a look");
+    primary.host.promotable(&primary.db);
 
     // An assertion that only the new primary can fail: the isolated server writes no binlog.
-    scene.host.add("promote.assert", "name = \"no binlog\"\nsql = \"SELECT @@log_bin\"\nexpect = \"0\"");
-    let failed = scene.promote();
+    primary.host.add("promote.assert", "name = \"no binlog\"\nsql = \"SELECT @@log_bin\"\nexpect = \"0\"");
+    let failed = primary.promote();
     failed.failed(Failure::RolledBack);
     assert!(failed.error().contains("no binlog: expected = 0, found 1"), "{}", failed.error());
-    scene.serves(&scene.old, "a check that fails on the new primary");
+    primary.serves(&primary.old, "a check that fails on the new primary");
 
     // And one that the staged copy fails already.
-    let pid = scene.pid();
-    scene.host.add("promote.assert", "name = \"later\"\nsql = \"SELECT COUNT(*) FROM shop.orders\"\ncompare = \">\"\nexpect = \"1000\"");
-    let failed = scene.promote();
+    let pid = primary.pid();
+    primary.host.add("promote.assert", "name = \"later\"\nsql = \"SELECT COUNT(*) FROM shop.orders\"\ncompare = \">\"\nexpect = \"1000\"");
+    let failed = primary.promote();
     failed.failed(Failure::ChecksFailed);
     assert!(failed.error().contains("later: expected > 1000, found 200"), "{}", failed.error());
-    scene.untouched_since(pid, "a check that fails on the staged copy");
+    untouched_since(&primary, pid, "a check that fails on the staged copy");
 }
 
 #[test]
 fn a_stop_command_that_fails_hangs_or_half_works_ends_with_the_old_data() {
-    let mut scene = Scene::new();
-    scene.host.set("promote", "stop_timeout_s", "3");
-    let pid = scene.pid();
-    scene.replace_stop("echo 'not today' >&2; exit 5");
-    let failed = scene.promote();
+    let mut primary = Primary::start();
+    primary.host.set("promote", "stop_timeout_s", "3");
+    let pid = primary.pid();
+    replace_stop(&mut primary, "echo 'not today' >&2; exit 5");
+    let failed = primary.promote();
     failed.failed(Failure::RolledBack);
     assert!(failed.error().contains("not today"), "{}", failed.error());
-    scene.untouched_since(pid, "a stop command that fails");
+    untouched_since(&primary, pid, "a stop command that fails");
 
-    scene.replace_stop("sleep 1000");
-    scene.promote().failed(Failure::RolledBack);
-    scene.untouched_since(pid, "a stop command that hangs");
+    replace_stop(&mut primary, "sleep 1000");
+    primary.promote().failed(Failure::RolledBack);
+    untouched_since(&primary, pid, "a stop command that hangs");
 
     // It says that it is done, and the server runs on.
-    scene.replace_stop("exit 0");
-    scene.promote().failed(Failure::RolledBack);
-    scene.untouched_since(pid, "a stop command that lies");
+    replace_stop(&mut primary, "exit 0");
+    primary.promote().failed(Failure::RolledBack);
+    untouched_since(&primary, pid, "a stop command that lies");
 
     // It stops the server and never returns.
-    let [_, stop, _] = scene.db.service();
-    scene.replace_stop(&format!("{}; sleep 1000", stop.display()));
-    scene.promote().failed(Failure::RolledBack);
-    scene.serves(&scene.old, "a stop command that works and hangs");
-    assert_ne!(scene.db.pid(), Some(pid));
+    let [_, stop, _] = primary.db.service();
+    replace_stop(&mut primary, &format!("{}; sleep 1000", stop.display()));
+    primary.promote().failed(Failure::RolledBack);
+    primary.serves(&primary.old, "a stop command that works and hangs");
+    assert_ne!(primary.db.pid(), Some(pid));
 }
 
 #[test]
 fn only_a_fitting_approval_promotes() {
-    let scene = Scene::new();
-    let pid = scene.pid();
-    let report = scene.host.report_of(&scene.plan);
+    let primary = Primary::start();
+    let pid = primary.pid();
+    let report = primary.host.report_of(&primary.plan);
     let refused = |approval: &ApprovalV1, report: &Path, plan: &Path, what: &str| {
-        let approval = scene.host.write_approval(approval);
+        let approval = primary.host.write_approval(approval);
         let args =
             ["promote", "--plan", plan.to_str().unwrap(), "--approval", approval.to_str().unwrap(), "--report", report.to_str().unwrap()];
-        let refused = scene.host.run(&args);
+        let refused = primary.host.run(&args);
         refused.failed(Failure::Approval);
-        assert_eq!(scene.db.pid(), Some(pid), "{what}");
+        assert_eq!(primary.db.pid(), Some(pid), "{what}");
         refused.error()
     };
-    let good = || scene.host.approval(&scene.plan);
-    let own = scene.plan.path.as_path();
+    let good = || primary.host.approval(&primary.plan);
+    let own = primary.plan.path.as_path();
     let now = Timestamp::now();
     let check = |approval: ApprovalV1, what: &str, expected: &str| {
         let error = refused(&approval, &report, own, what);
@@ -414,69 +332,69 @@ fn only_a_fitting_approval_promotes() {
     let mut bad = DrillReportV1::parse(&fs::read(&report).unwrap()).unwrap();
     bad.failure = Some("the server never came up".into());
     bad.outcome = DrillReportV1::verdict(bad.failure.as_deref(), &bad.checks);
-    let bad_report = scene.host.path("failed.report.json");
+    let bad_report = primary.host.path("failed.report.json");
     fs::write(&bad_report, bad.to_bytes()).unwrap();
     let error = refused(&ApprovalV1 { report_sha256: Sha256::of(&bad.to_bytes()), ..good() }, &bad_report, own, "failed drill");
     assert!(error.contains("the drill did not pass"), "{error}");
 
     // Another plan than the approved one, by one byte.
-    let mut other = scene.plan.plan.clone();
+    let mut other = primary.plan.plan.clone();
     other.created_at += SignedDuration::from_secs(1);
-    let other = scene.host.write_plan(other);
+    let other = primary.host.write_plan(other);
     let error = refused(&good(), &report, &other.path, "a changed plan");
     assert!(error.contains("it approves plan"), "{error}");
 
-    let none = scene.host.run(&["promote", "--plan", own.to_str().unwrap(), "--report", report.to_str().unwrap()]);
+    let none = primary.host.run(&["promote", "--plan", own.to_str().unwrap(), "--report", report.to_str().unwrap()]);
     none.failed(Failure::Approval);
-    assert!(!scene.host.path("state/promotions").exists(), "a refusal begins no journal");
-    scene.untouched_since(pid, "every refused approval");
+    assert!(!primary.host.path("state/promotions").exists(), "a refusal begins no journal");
+    untouched_since(&primary, pid, "every refused approval");
 }
 
 #[test]
 fn what_cannot_be_exchanged_is_refused_before_anything_happens() {
-    let mut scene = Scene::new();
-    let pid = scene.pid();
-    let datadir = scene.db.datadir().to_owned();
-    let refuse = |scene: &Scene, failure: Failure, expected: &str| {
-        let refused = scene.promote();
+    let mut primary = Primary::start();
+    let pid = primary.pid();
+    let datadir = primary.db.datadir().to_owned();
+    let refuse = |primary: &Primary, failure: Failure, expected: &str| {
+        let refused = primary.promote();
         refused.failed(failure);
         assert!(refused.error().contains(expected), "{}", refused.error());
-        scene.untouched_since(pid, expected);
-        assert!(!scene.host.path("state/promotions/current").exists(), "{expected}: a refusal begins no journal");
-        assert_eq!(scene.siblings(".staged-"), Vec::<PathBuf>::new(), "{expected}");
+        untouched_since(&primary, pid, expected);
+        assert!(!primary.host.path("state/promotions/current").exists(), "{expected}: a refusal begins no journal");
+        assert_eq!(primary.siblings(".staged-"), Vec::<PathBuf>::new(), "{expected}");
     };
-    scene.host.set("restore", "keep_free_mib", "999999999");
-    refuse(&scene, Failure::Resources, "MiB free, the promotion needs");
-    scene.host.set("restore", "keep_free_mib", "64");
+    primary.host.set("restore", "keep_free_mib", "999999999");
+    refuse(&primary, Failure::Resources, "MiB free, the promotion needs");
+    primary.host.set("restore", "keep_free_mib", "64");
 
     // Whoever may not ask whether it is a replica needs a grant, not a retry.
-    let backup_user = format!("{:?}", scene.db.backup_user());
-    scene.host.set("server", "defaults_file", backup_user);
-    refuse(&scene, Failure::Precondition, "SLAVE MONITOR");
-    scene.host.as_root(&scene.db);
+    let backup_user = format!("{:?}", primary.db.backup_user());
+    primary.host.set("server", "defaults_file", backup_user);
+    refuse(&primary, Failure::Precondition, "SLAVE MONITOR");
+    primary.host.as_root(&primary.db);
 
-    let link = scene.host.path("link");
+    let link = primary.host.path("link");
     std::os::unix::fs::symlink(&datadir, &link).unwrap();
-    scene.host.set("promote", "datadir", format!("{link:?}"));
-    refuse(&scene, Failure::Precondition, "is a link or a file");
-    scene.host.set("promote", "datadir", "\"/proc\"");
-    refuse(&scene, Failure::Precondition, "is a mount point");
-    let elsewhere = scene.host.path("elsewhere");
+    primary.host.set("promote", "datadir", format!("{link:?}"));
+    refuse(&primary, Failure::Precondition, "is a link or a file");
+    primary.host.set("promote", "datadir", "\"/proc\"");
+    refuse(&primary, Failure::Precondition, "is a mount point");
+    let elsewhere = primary.host.path("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
-    scene.host.set("promote", "datadir", format!("{elsewhere:?}"));
-    refuse(&scene, Failure::Precondition, "promote.datadir says");
-    scene.host.set("promote", "datadir", format!("{datadir:?}"));
+    primary.host.set("promote", "datadir", format!("{elsewhere:?}"));
+    refuse(&primary, Failure::Precondition, "promote.datadir says");
+    primary.host.set("promote", "datadir", format!("{datadir:?}"));
 
-    scene.host.set("promote", "binlog_dir", format!("{elsewhere:?}"));
-    refuse(&scene, Failure::Precondition, "promote.binlog_dir says");
-    scene.host.set("promote", "binlog_dir", format!("{datadir:?}"));
-    refuse(&scene, Failure::Config, "the directories cannot be exchanged");
+    primary.host.set("promote", "binlog_dir", format!("{elsewhere:?}"));
+    refuse(&primary, Failure::Precondition, "promote.binlog_dir says");
+    primary.host.set("promote", "binlog_dir", format!("{datadir:?}"));
+    refuse(&primary, Failure::Config, "the directories cannot be exchanged");
 
-    scene.host.promotable(&scene.db);
-    drop_key(&scene.host);
+    primary.host.promotable(&primary.db);
+    drop_key(&primary.host);
     fs::create_dir_all(elsewhere.join("x")).unwrap();
     std::os::unix::fs::symlink(elsewhere.join("x"), datadir.join("linked")).unwrap();
-    refuse(&scene, Failure::Precondition, "leads out of");
+    refuse(&primary, Failure::Precondition, "leads out of");
     fs::remove_file(datadir.join("linked")).unwrap();
 
     let mut stranger = Command::new("sleep")
@@ -485,23 +403,23 @@ fn what_cannot_be_exchanged_is_refused_before_anything_happens() {
         .stdin(fs::File::open(datadir.join("ibdata1")).unwrap())
         .spawn()
         .unwrap();
-    refuse(&scene, Failure::Precondition, "(sleep) works in");
+    refuse(&primary, Failure::Precondition, "(sleep) works in");
     stranger.kill().unwrap();
     stranger.wait().unwrap();
 
-    scene.db.run("CHANGE MASTER TO master_host = '127.0.0.1', master_user = 'x'");
-    refuse(&scene, Failure::Precondition, "itself a replica");
-    scene.db.run("RESET SLAVE ALL");
+    primary.db.run("CHANGE MASTER TO master_host = '127.0.0.1', master_user = 'x'");
+    refuse(&primary, Failure::Precondition, "itself a replica");
+    primary.db.run("RESET SLAVE ALL");
 
-    let mut other = scene.plan.plan.clone();
+    let mut other = primary.plan.plan.clone();
     other.server.version = "10.6.20".parse().unwrap();
-    let plan = std::mem::replace(&mut scene.plan, scene.host.write_plan(other));
-    redrill(&scene.host, &plan, &scene.plan);
-    refuse(&scene, Failure::Precondition, "the primary runs Mariadb 10.11");
-    scene.plan = plan;
+    let plan = std::mem::replace(&mut primary.plan, primary.host.write_plan(other));
+    redrill(&primary.host, &plan, &primary.plan);
+    refuse(&primary, Failure::Precondition, "the primary runs Mariadb 10.11");
+    primary.plan = plan;
 
-    scene.promote().success();
-    scene.serves(&scene.new, "with everything put right");
+    primary.promote().success();
+    primary.serves(&primary.new, "with everything put right");
 }
 
 /// A passed report for `plan`, as if it had been drilled like `like`.
@@ -520,26 +438,26 @@ fn drop_key(host: &Host) {
 
 #[test]
 fn one_promotion_at_a_time() {
-    let scene = Scene::new();
-    let args = scene.host.promote_args(&scene.plan);
+    let primary = Primary::start();
+    let args = primary.host.promote_args(&primary.plan);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let pid = scene.pid();
-    let mut first = scene.host.start(&args);
+    let pid = primary.pid();
+    let mut first = primary.host.start(&args);
     first.wait_for_log("\"state\":\"staging\"");
     first.signal("STOP");
-    scene.promote().failed(Failure::Busy);
-    scene.rollback().failed(Failure::Busy);
-    scene.resume().failed(Failure::Busy);
-    let request = scene.host.write_request(&scene.host.request(None));
-    scene.host.run(&["backup", "--request", &request.display().to_string()]).failed(Failure::Busy);
+    primary.promote().failed(Failure::Busy);
+    primary.rollback().failed(Failure::Busy);
+    primary.resume().failed(Failure::Busy);
+    let request = primary.host.write_request(&primary.host.request(None));
+    primary.host.run(&["backup", "--request", &request.display().to_string()]).failed(Failure::Busy);
     // Asked to end while it stages, it leaves the primary alone, and what it restored stays for the next try.
     first.signal("TERM");
     first.signal("CONT");
     first.finish().failed(Failure::Interrupted);
-    scene.untouched_since(pid, "interrupted while staging");
-    scene.rollback().failed(Failure::Precondition);
-    scene.promote().success();
-    scene.serves(&scene.new, "the next try");
+    untouched_since(&primary, pid, "interrupted while staging");
+    primary.rollback().failed(Failure::Precondition);
+    primary.promote().success();
+    primary.serves(&primary.new, "the next try");
 }
 
 #[test]
@@ -548,9 +466,9 @@ fn binlogs_beside_the_data_move_with_it() {
     let dir = binlogs.join("log");
     fs::create_dir(&dir).unwrap();
     run(Command::new("chown").arg("mysql:mysql").arg(&dir));
-    let mut scene = Scene::on(MariaDb::start_with(&[&format!("log-bin={}/binlog", dir.display())]));
-    scene.promote().failed(Failure::Precondition);
-    scene.host.set("promote", "binlog_dir", format!("{dir:?}"));
+    let mut primary = Primary::on(MariaDb::start_with(&[&format!("log-bin={}/binlog", dir.display())]));
+    primary.promote().failed(Failure::Precondition);
+    primary.host.set("promote", "binlog_dir", format!("{dir:?}"));
     let kept = |part: &str| {
         let paths = fs::read_dir(binlogs.path()).unwrap().flatten().map(|e| e.path());
         paths.filter(|p| p.file_name().unwrap().to_string_lossy().contains(part)).collect::<Vec<_>>()
@@ -558,21 +476,21 @@ fn binlogs_beside_the_data_move_with_it() {
     for (point, new_data) in
         [("aside-binlogs:before", false), ("swap:before", false), ("swap-binlogs:before", false), ("swap-binlogs:after", true)]
     {
-        let last: String = scene.db.query::<(String, u64)>("SHOW BINARY LOGS").pop().unwrap().0;
-        scene.promote_with(&[("HIGHWATER_CRASH_AT", &format!("promote:{point}"))]).killed();
+        let last: String = primary.db.query::<(String, u64)>("SHOW BINARY LOGS").pop().unwrap().0;
+        primary.start_promotion(&[("HIGHWATER_CRASH_AT", &format!("promote:{point}"))]).finish().killed();
         if new_data {
-            scene.resume().success();
-            scene.serves(&scene.new, point);
-            let logs: Vec<(String, u64)> = scene.db.query("SHOW BINARY LOGS");
+            primary.resume().success();
+            primary.serves(&primary.new, point);
+            let logs: Vec<(String, u64)> = primary.db.query("SHOW BINARY LOGS");
             assert_eq!(logs[0].0, "binlog.000001", "{point}: the new data has binlogs of its own");
             let aside = kept(".old-");
             assert!(aside.len() == 1 && aside[0].join(&last).exists(), "{point}: the old binlogs are kept, {aside:?}");
-            scene.rollback().success();
+            primary.rollback().success();
         } else {
-            scene.resume().failed(Failure::RolledBack);
+            primary.resume().failed(Failure::RolledBack);
         }
-        scene.serves(&scene.old, point);
-        let logs: Vec<(String, u64)> = scene.db.query("SHOW BINARY LOGS");
+        primary.serves(&primary.old, point);
+        let logs: Vec<(String, u64)> = primary.db.query("SHOW BINARY LOGS");
         assert!(logs.iter().any(|(name, _)| *name == last), "{point}: the old binlogs are back, {logs:?}");
     }
     wait_for("the old binlogs", || dir.join("binlog.000001").exists().then_some(()));

@@ -28,6 +28,14 @@ pub struct CloudHost<'a> {
 }
 
 impl Cloud {
+    /// From now on a drill's instance finds a helper that never comes to an end.
+    pub fn drills_hang(&self) {
+        std::fs::create_dir(self.scratch.join("hang")).expect("make the helper's directory");
+        self.scratch.script("hang/highwater-host", "sleep 600 & wait");
+        let path = [self.scratch.join("hang"), self.scratch.join("image")];
+        self.control("PUT", "hosts", &json!({"path": path, "env": {"HIGHWATER_SCRATCH": self.scratch.path()}}));
+    }
+
     /// Launches the host that the configuration names for `cluster`, with `db` as its server, reached as root (a promotion
     /// fences it) and promotable. Its `highwater-host` reads this host's own configuration in the place of /etc.
     pub fn host(&self, cluster: &str, db: &MariaDb) -> CloudHost<'_> {
