@@ -188,8 +188,12 @@ fn run(name: &str, reader: Reader, input: &[u8]) -> bool {
 fn samples(name: &str) -> Vec<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut paths: Vec<_> = std::fs::read_dir(root.join("corpus").join(name)).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    // `inventory.json`, and `inventory-columns.json`.
+    let stored = std::fs::read_dir(root.join("fixtures/v1")).expect("the stored formats").flatten().map(|e| e.path());
+    let of_this = |stem: &str| stem.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+    let is_json = |path: &Path| path.extension().is_some_and(|e| e == "json");
+    paths.extend(stored.filter(|p| is_json(p) && p.file_stem().and_then(|s| s.to_str()).is_some_and(of_this)));
     paths.sort();
-    paths.push(root.join("fixtures/v1").join(format!("{name}.json")));
     paths.iter().filter_map(|path| std::fs::read(path).ok()).collect()
 }
 

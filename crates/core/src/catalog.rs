@@ -141,7 +141,7 @@ impl Catalog {
         let (yielding, first) = split_yielding(manifests);
         let mut neighbours = Neighbours::default();
         for stored in first.into_iter().chain(yielding) {
-            match chain::admit_among(&catalog, &neighbours, &stored) {
+            match chain::admit_among(catalog.by_id(), &neighbours, &stored) {
                 Ok(Admitted::New) => {
                     neighbours.add(&stored);
                     catalog.backups.insert(stored.id().clone(), stored);
@@ -166,7 +166,7 @@ impl Catalog {
             let parent = rejected.manifest.as_ref().and_then(|m| m.manifest.parent.as_ref());
             let is_there = parent.is_some_and(|link| self.backups.contains_key(&link.backup_id));
             if let (true, Refusal::ParentUnknown { .. }, Some(stored)) = (is_there, &rejected.refusal, &rejected.manifest)
-                && let Err(refusal) = chain::admit_among(self, neighbours, stored)
+                && let Err(refusal) = chain::admit_among(self.by_id(), neighbours, stored)
             {
                 self.rejected[at].refusal = refusal;
             }
@@ -205,6 +205,11 @@ impl Catalog {
         self.backups.get(id)
     }
 
+    /// Its backups, to be looked up one by one.
+    pub(crate) fn by_id(&self) -> ById<'_> {
+        ById { cluster: &self.cluster, backups: &self.backups }
+    }
+
     /// The committed backups of one incarnation.
     pub fn in_incarnation<'a>(&'a self, incarnation: &'a Incarnation) -> impl Iterator<Item = &'a StoredManifest> {
         self.backups().filter(move |b| b.manifest.incarnation == *incarnation)
@@ -238,7 +243,7 @@ impl Catalog {
             if path.len() > self.backups.len() {
                 return Err(broken(Refusal::Cycle { through: at.id().clone() }));
             }
-            at = chain::linked_parent(self, at, link).map_err(|refusal| BrokenLink { backup: at.id().clone(), refusal })?;
+            at = chain::linked_parent(self.by_id(), at, link).map_err(|refusal| BrokenLink { backup: at.id().clone(), refusal })?;
             path.push(at);
         }
         path.reverse();
@@ -250,6 +255,24 @@ impl Catalog {
     pub fn refused_since_newest(&self) -> Option<&Rejected> {
         let newest = self.newest().map(|b| b.manifest.finished_at);
         self.rejected.iter().filter(|r| r.time() > newest).max_by_key(|r| r.time())
+    }
+}
+
+/// The committed backups of a cluster as the chain rules see them: each by its id, and never all of them. What one manifest's judgement
+/// costs can so not grow with their number, and a rebuild judges every manifest.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ById<'a> {
+    cluster: &'a ClusterId,
+    backups: &'a BTreeMap<BackupId, StoredManifest>,
+}
+
+impl<'a> ById<'a> {
+    pub(crate) fn cluster(self) -> &'a ClusterId {
+        self.cluster
+    }
+
+    pub(crate) fn get(self, id: &BackupId) -> Option<&'a StoredManifest> {
+        self.backups.get(id)
     }
 }
 

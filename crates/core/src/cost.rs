@@ -155,11 +155,13 @@ pub struct Month {
     pub per_protected_gb: Option<f64>,
 }
 
-const GIB: f64 = 1_073_741_824.0;
+const MIB: f64 = 1_048_576.0;
+const GIB: f64 = 1024.0 * MIB;
 /// Thirty days, as the price lists count a month (730 hours).
 const MONTH_SECONDS: f64 = 730.0 * 3600.0;
-/// The least part of an upload; parts grow with the object, so that there may be fewer.
-const PART_BYTES: f64 = 16.0 * 1024.0 * 1024.0;
+/// An upload's first parts; the later ones are twice as large (see Data objects in FORMAT.md).
+const PART_BYTES: f64 = 8.0 * MIB;
+const FIRST_PARTS: f64 = 2000.0;
 /// Beside a backup's parts: request, create, complete, inventory, manifest.
 const PUTS_BESIDE: f64 = 6.0;
 /// A backup's manifest, request and objects are read and looked at.
@@ -171,7 +173,7 @@ const READS_OF_BACKUP: f64 = 200.0;
 /// Three invocations of a few seconds with 256 MiB.
 const GB_SECONDS_OF_BACKUP: f64 = 3.0;
 /// A restore reads ranges of about so much.
-const RANGE_BYTES: f64 = 8.0 * 1024.0 * 1024.0;
+const RANGE_BYTES: f64 = 8.0 * MIB;
 /// States of the drill machine, each entered once.
 const TRANSITIONS_OF_DRILL: f64 = 10.0;
 /// Plan, host.toml, token, report, page, certificate, signature.
@@ -230,7 +232,8 @@ impl Estimate {
 /// What making a backup costs. Keeping it is [`storage`].
 pub fn backup(prices: &Prices, used: BackupUse) -> Estimate {
     let mut estimate = Estimate::default();
-    let parts = (used.stored_bytes as f64 / PART_BYTES).ceil();
+    let parts = used.stored_bytes as f64 / PART_BYTES;
+    let parts = (parts.min(FIRST_PARTS) + (parts - FIRST_PARTS).max(0.0) / 2.0).ceil();
     estimate.add("S3 PUT requests", parts + PUTS_BESIDE, "requests", prices.put_per_1000 / 1e3);
     estimate.add("S3 GET requests", GETS_OF_BACKUP, "requests", prices.get_per_1000 / 1e3);
     estimate.add("catalog writes", WRITES_OF_BACKUP, "units", prices.write_per_million / 1e6);
@@ -333,7 +336,9 @@ mod tests {
     #[test]
     fn a_backup_costs_its_requests_and_keeping_it_its_bytes() {
         let made = backup(&prices(), BackupUse { stored_bytes: 16 << 30 });
-        near(amount(&made, "S3 PUT requests"), 1030.0 * 0.005 / 1000.0);
+        // 2,000 parts of 8 MiB are 16,000 MiB; the last 384 are 24 parts.
+        near(amount(&made, "S3 PUT requests"), 2030.0 * 0.005 / 1000.0);
+        near(amount(&backup(&prices(), BackupUse { stored_bytes: 1 }), "S3 PUT requests"), 7.0 * 0.005 / 1000.0);
         near(made.amount, made.lines.iter().filter_map(|l| l.amount).sum());
         near(storage(&prices(), 50 << 30).amount, 1.0);
         near(storage(&prices(), 0).amount, 0.0);

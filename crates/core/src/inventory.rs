@@ -41,14 +41,14 @@ pub struct TableFacts {
     pub table: String,
     /// Storage engine, as information_schema names it.
     pub engine: String,
-    /// Digest of the columns' definitions (see `columns` in FORMAT.md), where it was the same before and after.
+    /// Digest of the columns' definitions (see Columns in FORMAT.md), where it was the same before and after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<String>,
     /// Present before and after the tool ran. A table created or dropped meanwhile may be missing from the restore.
     pub throughout: bool,
     /// Row counts, when the source had time to count.
     pub rows: Option<Measured<u64>>,
-    /// Row hash (see `rowhash` in FORMAT.md), for the tables chosen in the configuration.
+    /// Row hash (see Row hash in FORMAT.md), for the tables chosen in the configuration.
     pub hash: Option<Measured<String>>,
 }
 

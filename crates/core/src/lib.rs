@@ -37,6 +37,8 @@ pub mod leak;
 pub mod outcome;
 pub mod promotion;
 
+#[cfg(test)]
+mod counted;
 mod document;
 mod neighbours;
 

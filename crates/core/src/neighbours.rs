@@ -153,7 +153,32 @@ impl<K: Ord + Clone, V: Ord, T> Furthest<K, V, T> {
 #[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 mod tests {
     use super::*;
+    use crate::counted::{Counted, compared};
     use proptest::prelude::*;
+
+    #[test]
+    fn i1_what_one_more_backup_is_compared_with_does_not_grow_with_those_that_there_are() {
+        // The times and LSNs of a server that goes on, of one that fell back (every step is lower than all before), of one that is
+        // read from its end, and of no order.
+        type Order = fn(u32) -> (u32, u32);
+        let orders: [Order; 4] =
+            [|i| (i, i), |i| (i, u32::MAX - i), |i| (u32::MAX - i, i), |i| (i.wrapping_mul(2_654_435_761), i ^ 0x5555)];
+        for (kind, order) in orders.into_iter().enumerate() {
+            let each = |n: u32| {
+                let (count, ()) = compared(|| {
+                    let mut steps = Furthest::default();
+                    for (key, value) in (0..n).map(order) {
+                        let (until, before) = (steps.until(&Counted(key)).is_some(), steps.before(&Counted(key)).is_some());
+                        assert!(until || !before);
+                        steps.add(Counted(key), Counted(value), ());
+                    }
+                });
+                count / u64::from(n)
+            };
+            let (few, many) = (each(1_000), each(8_000));
+            assert!(many <= 2 * few, "kind {kind}: {few} comparisons for each of 1,000, {many} for each of 8,000");
+        }
+    }
 
     proptest! {
         #[test]

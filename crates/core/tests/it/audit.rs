@@ -51,7 +51,10 @@ fn damage_to_an_object_is_named_with_every_restore_point_it_costs() {
         assert_eq!(names(&audit), [expected], "{key}");
         assert_eq!(audit.lost().len(), lost, "{key}");
         assert!(audit.is_broken());
-        assert!(audit.findings[0].to_string().contains(&id.key));
+        let said = audit.findings[0].to_string();
+        assert!(said.contains(&id.key), "{said}");
+        let costs = audit.findings[0].lost.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        assert!(said.ends_with(&format!("; lost restore points: {costs}")), "{said}");
     };
     for key in ["data-000", "inventory.json.zst", "manifest.json"] {
         // The second object of each kind is the first incremental's: it and what follows it are lost.
@@ -113,7 +116,7 @@ fn a_link_without_binlog_positions_is_a_weakness() {
     inc.binlog = None;
     let audit = audit(cluster(), found(&[&full, &store(inc)]), None);
     assert_eq!(names(&audit), ["UnprovableLink"]);
-    assert!(!audit.is_broken());
+    assert!(!audit.is_broken() && !audit.findings[0].to_string().contains("lost"), "{}", audit.findings[0]);
     // Either side.
     let mut silent = full.manifest.clone();
     silent.binlog = None;

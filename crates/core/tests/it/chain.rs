@@ -53,6 +53,7 @@ fn i2_each_broken_link_is_refused_by_its_name() {
     check("ToolChanged", |m| m.tool.version = "10.12.0".parse().unwrap());
     check("ParentNotFull", |m| m.parent.as_mut().unwrap().strategy = Differential);
     check("Regression", |m| m.started_at = minute(24));
+    check("New", |m| m.started_at = minute(25));
     check("Regression", |m| (m.to_lsn, m.last_lsn) = (Lsn::new(200), Lsn::new(209)));
 }
 
@@ -76,6 +77,16 @@ fn i2_a_gap_and_an_overlap_are_told_apart() {
     check("Impossible", |m| m.to_lsn = Lsn::new(150));
     check("Impossible", |m| m.last_lsn = Lsn::new(299));
     check("Impossible", |m| m.parent.as_mut().unwrap().to_lsn = Lsn::new(199));
+}
+
+#[test]
+fn i2_a_link_is_judged_again_whenever_it_is_followed() {
+    let (full, _, _) = chain();
+    let mut less = child(&full, Incremental, 20, 100);
+    less.last_lsn = Lsn::new(109);
+    let less = store(less);
+    let tampered = Catalog::of_committed(cluster(), [full, less.clone()]);
+    assert_eq!(tampered.path_to(less.id()).unwrap_err().refusal.name(), "Regression");
 }
 
 #[test]
@@ -223,55 +234,4 @@ fn i1_a_rebuild_names_everything_it_cannot_admit() {
     // Alone, the exchanged one leaves the child without its parent.
     assert_eq!(names(&Catalog::rebuild(cluster(), found(&[&exchanged, &inc]))), ["ParentDigest"]);
     assert_eq!(full.manifest.kind, BackupKind::Full);
-}
-
-/// The least seconds of three rebuilds.
-fn seconds_of_rebuild(found: &[Found]) -> f64 {
-    let once = || {
-        let (found, began) = (found.to_vec(), std::time::Instant::now());
-        let catalog = Catalog::rebuild(cluster(), found);
-        let took = began.elapsed().as_secs_f64();
-        assert!(catalog.backups().count() + catalog.rejected().len() > 0);
-        took
-    };
-    (0..3).map(|_| once()).fold(f64::INFINITY, f64::min)
-}
-
-#[test]
-fn i1_a_rebuild_of_many_manifests_takes_the_time_of_sorting_them_whatever_is_refused() {
-    // Chains of 25; and a chain whose full is gone; and an old primary that goes on, refused each time.
-    let chains = |n: i64| {
-        let mut parent = None;
-        (0..n)
-            .map(|i| {
-                let m = match parent.take().filter(|_| i % 25 != 0) {
-                    Some(parent) => child(&parent, Incremental, 10 * i, 100 * (i as u64 + 1)),
-                    None => full(10 * i, 100 * (i as u64 + 1)),
-                };
-                parent.insert(store(m)).clone()
-            })
-            .collect::<Vec<_>>()
-    };
-    let orphans = |n: i64| {
-        let mut parent = store(full(0, 100));
-        (1..=n)
-            .map(|i| {
-                parent = store(child(&parent, Incremental, 10 * i, 100 * (i as u64 + 1)));
-                parent.clone()
-            })
-            .collect::<Vec<_>>()
-    };
-    let zombies = |n: i64| {
-        let mut all = vec![store(full(0, 1_000_000_000))];
-        all.extend((1..n).map(|i| store(full(10 * i, 100))));
-        all
-    };
-    type Make<'a> = &'a dyn Fn(i64) -> Vec<StoredManifest>;
-    let kinds: [(&str, Make); 3] = [("chains", &chains), ("orphans", &orphans), ("zombies", &zombies)];
-    for (kind, make) in kinds {
-        let found = |n| make(n).into_iter().map(|s| Found::Manifest(Box::new(s))).collect::<Vec<_>>();
-        let (few, many) = (seconds_of_rebuild(&found(1_000)), seconds_of_rebuild(&found(8_000)));
-        // Eight times the manifests: eight to nine times the time; the square would be 64 times.
-        assert!(many < 24.0 * few, "{kind}: 1,000 manifests took {few:.3} s, 8,000 took {many:.3} s");
-    }
 }

@@ -41,6 +41,10 @@ fn every_stored_format_of_version_1_is_readable() {
     let request: BackupRequestV1 = sample("request");
     let plan: RestorePlanV1 = sample("plan");
     let inventory: InventoryV1 = sample("inventory");
+    // A field that was added later, within version 1: both kinds are read.
+    let columns: InventoryV1 = sample("inventory-columns");
+    let digests = |i: &InventoryV1| i.tables.iter().map(|t| t.columns.is_some()).collect::<Vec<_>>();
+    assert_eq!((digests(&inventory), digests(&columns)), (vec![false, false], vec![true, true, false]));
     let report: DrillReportV1 = sample("drill-report");
     let approval: ApprovalV1 = sample("approval");
     sample::<CertificateV1>("certificate");
@@ -51,7 +55,7 @@ fn every_stored_format_of_version_1_is_readable() {
     // The samples belong together, as stored documents do.
     let sha256 = Sha256::of(&bytes("manifest"));
     assert_eq!(request.parent.as_ref().unwrap().link.manifest_sha256, sha256);
-    assert_eq!(inventory.backup_id, manifest.backup_id);
+    assert_eq!((&inventory.backup_id, &columns.backup_id), (&manifest.backup_id, &manifest.backup_id));
     let stored = StoredManifest::parse(manifest.key(), Some("3HL4kqtJlcpXroDTDmjVBH40Nrjfkd".into()), &bytes("manifest")).unwrap();
     let catalog = Catalog::rebuild(manifest.cluster.clone(), [Found::Manifest(Box::new(stored))]);
     assert_eq!(plan_restore(&catalog, &Target::Latest, &plan.bucket, plan.created_at).unwrap(), plan);

@@ -112,6 +112,23 @@ fn a_new_incarnation_sorts_last_even_if_the_clock_is_behind() {
     let decision = next_backup(&catalog, SchedulePolicy::default(), NextFacts { force: Force::NewIncarnation, ..facts(-600) });
     assert!(catalog.backups().all(|b| b.manifest.incarnation < decision.incarnation));
     assert_eq!(decision.incarnation.first_seen_at(), minute(0) + SignedDuration::from_secs(1));
+    // Of several it is the last that counts.
+    let (full, inc, _) = chain();
+    let mut promoted = crate::support::full(40, 7);
+    promoted.incarnation = highwater_core::Incarnation::new(minute(39), 1);
+    let catalog = catalog_of(&[&full, &inc, &store(promoted)]);
+    let decision = next_backup(&catalog, SchedulePolicy::default(), NextFacts { force: Force::NewIncarnation, ..facts(-600) });
+    assert!(catalog.backups().all(|b| b.manifest.incarnation < decision.incarnation));
+}
+
+#[test]
+fn what_hangs_on_no_full_is_never_continued() {
+    // A catalog that was tampered with: the chain's middle is gone, and a full is left.
+    let (full, inc, _) = chain();
+    let end = store(child(&inc, Strategy::Incremental, 30, 300));
+    let holed = Catalog::of_committed(cluster(), [full.clone(), end]);
+    let decision = next_backup(&holed, SchedulePolicy::default(), facts(40));
+    assert_eq!(decision.parent.map(|p| p.link.backup_id), Some(full.id().clone()));
 }
 
 #[test]
