@@ -2,7 +2,7 @@
 //! unknown keys are refused. Secrets appear only by reference.
 
 use crate::error::{Context, Error, Result};
-use highwater_core::identity::Engine;
+use highwater_core::identity::{Engine, Vendor, Version};
 use highwater_core::{ClusterId, Failure, HostId};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ pub struct ServerConfig {
     pub socket: PathBuf,
     /// The user for socket authentication when there is no defaults file. Default: `root`.
     pub user: String,
-    /// What the server has to be, like `mariadb-10.11`: `doctor` says when it is another. Default: whatever it is.
+    /// What the server has to be, like `mariadb-10.11`: another one is neither backed up nor replaced. Default: whatever it is.
     pub engine: Option<Engine>,
     /// Directory with the tools (`mariadb-backup` or `xtrabackup`) and server binaries, searched before PATH.
     pub bin_dir: Option<PathBuf>,
@@ -60,6 +60,22 @@ pub struct ServerConfig {
 impl Default for ServerConfig {
     fn default() -> Self {
         Self { defaults_file: None, socket: "/run/mysqld/mysqld.sock".into(), user: "root".into(), engine: None, bin_dir: None }
+    }
+}
+
+impl ServerConfig {
+    /// Whether the running server is the one that is meant: a socket may be another server's, or the configuration another host's.
+    ///
+    /// # Errors
+    /// `Precondition`.
+    pub fn check_engine(&self, vendor: Vendor, version: Version) -> Result<()> {
+        match self.engine {
+            Some(engine) if !engine.is(vendor, version) => {
+                Err(Error::new(Failure::Precondition, format!("{engine} is expected here, the server is {vendor:?} {version}"))
+                    .hint("correct server.engine in host.toml (and the cluster's engine in highwater.yaml), or the server"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

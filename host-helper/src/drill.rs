@@ -130,6 +130,9 @@ async fn examine(
     cancel: &Cancel,
     findings: &mut Findings,
 ) -> Result<()> {
+    // What only another host could drill is known before hours go into fetching it.
+    crate::restore::tool_of(plan, &config.server).await?;
+    server::find_binary(&config.server, &plan.server).await?;
     let mut work = Workspace::open(&args.work, plan_sha256, Purpose::Drill, cancel).await?;
     let examined = Box::pin(examine_in(&mut work, plan, config, cancel, findings)).await;
     if args.keep {

@@ -21,13 +21,13 @@ use crate::durable;
 use crate::error::{Context, Error, Result};
 use crate::server::Server;
 use crate::signal::Cancel;
+use crate::stream::load_inventory;
 use executor::Executor;
 use highwater_aws::s3::Bucket;
 use highwater_core::drill::CheckKind;
-use highwater_core::inventory::InventoryV1;
 use highwater_core::plan::RestorePlanV1;
 use highwater_core::promotion::{Goal, Mark, ServerSeen, Staged, State, crash_goal, in_place};
-use highwater_core::{Document, Failure, Sha256};
+use highwater_core::{Failure, Sha256};
 use jiff::Timestamp;
 use journal::{Journal, PRIVATE, Store};
 use preflight::{Mandate, Ready};
@@ -158,7 +158,8 @@ async fn stage(executor: &mut Executor<'_>, mandate: &Mandate, work: &Path, canc
 /// Starts an isolated server on the staged data, looks at the data, and ends the server in order.
 async fn smoke(executor: &Executor<'_>, plan: &RestorePlanV1, datadir: &Path, cancel: &Cancel) -> Result<health::Seen> {
     let config = executor.config;
-    let inventory = inventory(plan).await?;
+    let Some(step) = plan.steps.last() else { return Err(Error::new(Failure::Document, "the plan has no step")) };
+    let inventory = load_inventory(&Bucket::connect(&plan.bucket).await, &step.inventory).await?;
     let limit = Duration::from_secs(config.drill.statement_timeout_s);
     let isolated = Box::pin(IsolatedServer::start(datadir, &plan.server, &config.drill, &config.server, cancel)).await?;
     let seen = async {
@@ -176,19 +177,6 @@ async fn smoke(executor: &Executor<'_>, plan: &RestorePlanV1, datadir: &Path, ca
     stopped?;
     health::verdict("the smoke start of the staged data", &seen.checks)?;
     Ok(seen)
-}
-
-/// The inventory of the plan's restore point.
-async fn inventory(plan: &RestorePlanV1) -> Result<InventoryV1> {
-    let Some(step) = plan.steps.last() else { return Err(Error::new(Failure::Document, "the plan has no step")) };
-    let wanted = &step.inventory.object;
-    let damaged = |what: String| Error::new(Failure::Damaged, format!("the inventory {} {what}", wanted.key));
-    let stored = Bucket::connect(&plan.bucket).await.get(&wanted.key, wanted.version_id.as_deref(), wanted.size).await?;
-    if Sha256::of(&stored) != wanted.sha256 {
-        return Err(damaged("is not the one that the plan names".into()));
-    }
-    let raw = zstd::bulk::decompress(&stored, InventoryV1::MAX_BYTES).map_err(|e| damaged("cannot be decompressed".into()).because(e))?;
-    InventoryV1::parse(&raw).map_err(|e| damaged("cannot be read".into()).because(e))
 }
 
 /// Removes from a data directory what only the backup tool put there, and MySQL's `auto.cnf`: with the old `server_uuid` new transactions

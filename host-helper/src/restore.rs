@@ -19,6 +19,7 @@ mod preflight;
 pub(crate) mod stamp;
 mod steps;
 
+pub(crate) use preflight::tool_of;
 use stamp::{Purpose, State, Workspace};
 use steps::Steps;
 pub(crate) use steps::phase;

@@ -6,11 +6,14 @@
 use crate::error::{Error, Result};
 use highwater_core::Failure;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::path::Path;
 
 /// Descriptors that a helper needs for itself: connections, pipes, files being written, with room.
 const DESCRIPTORS: u64 = 64;
 /// Address space that a helper needs for itself, bytes: its threads' stacks and arenas are reserved, not used. Measured: 450 MiB.
 const ADDRESS_SPACE: u64 = 768 << 20;
+/// A filesystem with less than this free is full, bytes.
+const FULL: u64 = 1 << 20;
 
 /// A resource of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +79,13 @@ impl Shortage {
     pub(crate) fn error(self, message: impl Into<String>) -> Error {
         Error::new(Failure::Resources, message).hint(self.hint())
     }
+}
+
+/// Says that the filesystem of `dir` is full, if it is: whoever failed on it may have had no room to say so.
+pub(crate) fn full_disk(dir: &Path) -> Option<String> {
+    let stat = rustix::fs::statvfs(dir).ok()?;
+    let full = stat.f_bavail.saturating_mul(stat.f_frsize) < FULL || (stat.f_files > 0 && stat.f_favail == 0);
+    full.then(|| format!("the filesystem of {} is full", dir.display()))
 }
 
 /// Raises the limit of open files to what is allowed, and refuses to begin with limits under which nothing can end well.

@@ -1,6 +1,9 @@
 //! `restore`: every restore point comes back identical, in any order, after any interruption; and nothing else is touched.
 
-use highwater_core::Failure;
+use highwater_core::drill::{DrillReportV1, Outcome};
+use highwater_core::identity::{ToolName, Vendor};
+use highwater_core::manifest::ToolInfo;
+use highwater_core::{Document, Failure};
 use highwater_tests::{Backup, Host, Load, MariaDb, Oracle, Output, PlanFile, S3, Snapshot, wait_for};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -266,6 +269,81 @@ fn a_directory_that_is_not_this_plans_own_is_refused_and_untouched() {
     let datadir = chain.db.datadir().to_owned();
     host.restore(&plan, &datadir).failed(Failure::UnsafeDirectory);
     assert!(chain.db.running() && chain.db.value::<u64>("SELECT COUNT(*) FROM shop.orders") > 0);
+}
+
+#[test]
+fn what_another_engine_or_tool_made_is_refused_by_every_command_before_anything_is_done() {
+    let mut chain = Chain::on(S3::start());
+    let good = chain.plan();
+    chain.host.drill(&good).success();
+    chain.host.promotable(&chain.db).as_root(&chain.db);
+    let here = good.plan.server.version;
+    let Chain { db, host, .. } = &mut chain;
+    // The restored data's vendor, version and tool; what restore, drill and promote say, and what there is to install.
+    let other = "11.4.2".parse().unwrap();
+    let of_mysql = (Vendor::Mysql, "8.0.35".parse().unwrap());
+    let cases = [
+        (of_mysql, (ToolName::Xtrabackup, of_mysql.1), ["xtrabackup 8.0.35, here is no xtrabackup"; 2], "the primary runs Mariadb"),
+        (
+            (Vendor::Mariadb, here),
+            (ToolName::MariadbBackup, other),
+            ["11.4.2, here is mariadb-backup"; 2],
+            "11.4.2, here is mariadb-backup",
+        ),
+        ((Vendor::Mariadb, here), (ToolName::Xtrabackup, here), [", here is mariadb-backup"; 2], ", here is mariadb-backup"),
+        (
+            (Vendor::Mariadb, other),
+            (ToolName::MariadbBackup, here),
+            ["differ in server.version", "a MariaDB 11.4 server"],
+            "the primary runs",
+        ),
+    ];
+    for (n, ((vendor, version), (name, tool_version), [restore, drill], promote)) in cases.into_iter().enumerate() {
+        let mut plan = good.plan.clone();
+        (plan.server.vendor, plan.server.version) = (vendor, version);
+        plan.steps.iter_mut().for_each(|step| step.tool = ToolInfo { name, version: tool_version });
+        let plan = host.write_plan(plan);
+        let mut report = host.report(&good);
+        report.plan_sha256 = plan.sha256;
+        fs::write(host.report_of(&plan), report.to_bytes()).unwrap();
+        let refused = |output: &Output, words: &str| {
+            let failure = if words.contains("differ") { Failure::Document } else { Failure::Precondition };
+            assert!(output.failed(failure).error().contains(words), "{words}: {output}");
+            let hint = output.events().find_map(|e| e["hint"].as_str().map(str::to_owned));
+            assert!(hint.is_some_and(|hint| !hint.is_empty()), "{output}");
+        };
+        let args = host.promote_args(&plan);
+        refused(&host.run(&args.iter().map(String::as_str).collect::<Vec<_>>()), promote);
+        let into = host.path(&format!("into-{n}"));
+        refused(&host.restore(&plan, &into), restore);
+        assert!(!into.join("data").exists(), "something was fetched");
+        let (work, report) = (host.path(&format!("work-{n}")), host.path(&format!("report-{n}.json")));
+        refused(&host.run(&["drill", "--plan", text(&plan.path), "--work", text(&work), "--report", text(&report)]), drill);
+        assert!(!work.exists(), "something was made");
+        let said = DrillReportV1::parse(&fs::read(&report).unwrap()).unwrap();
+        assert!(said.outcome == Outcome::Failed && said.failure.is_some_and(|f| f.contains(drill)), "case {n}");
+    }
+
+    // The server is not what this host's configuration says.
+    let request = host.request(None);
+    let backup = ["backup", "--request", text(&host.write_request(&request))].map(str::to_owned);
+    let promote = host.promote_args(&good);
+    let pid = db.pid();
+    for engine in ["mysql-8.0", "mariadb-11.4"] {
+        host.set("server", "engine", format!("{engine:?}"));
+        for args in [backup.to_vec(), promote.clone()] {
+            let output = host.run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+            let error = output.failed(Failure::Precondition).error();
+            assert!(error.contains(&format!("{engine} is expected here, the server is Mariadb {here}")), "{output}");
+        }
+        host.run(&["doctor"]).failed(Failure::Precondition);
+    }
+    assert_eq!(host.keys_of(&request), [""; 0]);
+    let beside: Vec<_> = fs::read_dir(db.datadir().parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!beside.iter().any(|name| name.to_string_lossy().contains(".staged-")), "{beside:?}");
+    assert_eq!((db.pid(), db.value::<u8>("SELECT @@read_only")), (pid, 0));
+    host.set("server", "engine", format!("\"mariadb-{}.{}\"", here.major, here.minor));
+    host.run(&backup.each_ref().map(String::as_str)).success();
 }
 
 #[test]

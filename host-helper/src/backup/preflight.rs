@@ -98,6 +98,7 @@ pub(super) async fn prepare(request: &BackupRequestV1, config: &Config, cancel: 
     let access = Access::resolve(&config.server)?;
     let mut server = Server::connect_with(&access).await?;
     let (vendor, version) = server.vendor_and_version().await?;
+    config.server.check_engine(vendor, version)?;
     server.limit_statements(vendor, LOOK_LIMIT).await?;
     let tool = Tool::find(&config.server, vendor).await?;
     tool.check_versions(version)?;

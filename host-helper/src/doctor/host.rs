@@ -2,6 +2,7 @@
 
 use super::Findings;
 use crate::config::Config;
+use crate::restore::memory;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -12,7 +13,7 @@ const WORKING_BYTES: u64 = 192 << 20;
 
 pub(super) fn check(config: &Config, findings: &mut Findings) {
     state_dir(&config.state_dir, findings);
-    memory(config, findings);
+    available_memory(config, findings);
 }
 
 fn state_dir(dir: &Path, findings: &mut Findings) {
@@ -51,16 +52,14 @@ fn state_dir(dir: &Path, findings: &mut Findings) {
     }
 }
 
-fn memory(config: &Config, findings: &mut Findings) {
+fn available_memory(config: &Config, findings: &mut Findings) {
     let needed = WORKING_BYTES + ((config.backup.buffer_mib as u64) << 20);
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse::<u64>().ok());
-    match available.map(|kib| kib << 10) {
-        Some(bytes) if bytes < needed => {
+    match memory::available() {
+        u64::MAX => findings.warn("memory", "/proc/meminfo does not say what is available", "look yourself"),
+        bytes if bytes < needed => {
             let finding = format!("{} MiB available, a backup may use {} MiB", bytes >> 20, needed >> 20);
             findings.warn("memory", finding, "lower backup.buffer_mib or free memory");
         }
-        Some(bytes) => findings.ok("memory", format!("{} MiB available, a backup uses at most {} MiB", bytes >> 20, needed >> 20)),
-        None => findings.warn("memory", "/proc/meminfo does not say what is available", "look yourself"),
+        bytes => findings.ok("memory", format!("{} MiB available, a backup uses at most {} MiB", bytes >> 20, needed >> 20)),
     }
 }

@@ -50,14 +50,10 @@ pub(super) async fn check(config: &Config, findings: &mut Findings, cancel: &Can
 async fn look(server: &mut Server, config: &Config, findings: &mut Findings, cancel: &Cancel) -> Result<()> {
     let (vendor, version) = server.vendor_and_version().await?;
     findings.ok("server", format!("{vendor:?} {version} answers"));
-    match config.server.engine {
-        Some(engine) if !engine.is(vendor, version) => findings.fail(
-            "engine",
-            format!("{engine} is expected here, the server is {vendor:?} {version}"),
-            "correct server.engine in host.toml (and the cluster's engine in highwater.yaml), or the server",
-        ),
-        Some(engine) => findings.ok("engine", format!("{engine}, as expected")),
-        None => {}
+    match (config.server.check_engine(vendor, version), config.server.engine) {
+        (Err(error), _) => findings.error("engine", &error),
+        (Ok(()), Some(engine)) => findings.ok("engine", format!("{engine}, as expected")),
+        (Ok(()), None) => {}
     }
     server.limit_statements(vendor, LOOK_LIMIT).await?;
     match Tool::find(&config.server, vendor).await {

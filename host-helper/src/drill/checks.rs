@@ -4,6 +4,7 @@ use crate::config::DrillConfig;
 use crate::drill::IsolatedServer;
 use crate::error::{Error, Result};
 use crate::server::Server;
+use crate::shortage::Shortage;
 use crate::signal::Cancel;
 use crate::small;
 use crate::tool::{Tool, files};
@@ -214,10 +215,14 @@ pub(crate) fn error_log(log: &Path, stopped: &Result<()>) -> Vec<Check> {
     let read = || {
         let mut bad = Vec::new();
         let mut lines = 0u64;
+        let mut told = false;
         for line in BufReader::new(std::fs::File::open(log)?).split(b'\n') {
             let line = String::from_utf8_lossy(&line?).into_owned();
             lines += 1;
-            if alarming(&line) && bad.len() < 5 {
+            // What ran short explains all the others (a full disk gives a "corrupted index"), however many came before it.
+            let tells = !told && Shortage::told_by(&line).is_some();
+            if alarming(&line) && (bad.len() < 5 || tells) {
+                told |= tells;
                 bad.push(line.trim().chars().take(300).collect::<String>());
             }
         }
@@ -245,6 +250,17 @@ fn alarming(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_ran_short_is_said_however_many_errors_it_made_before() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let broken = "2026-11-22 12:07:08 4 [ERROR] mariadbd: Got error '126 \"Index is corrupted\"' for '/tmp/#sql-temptable-1.MAI'\n";
+        let full =
+            "2026-11-22 12:07:09 4 [ERROR] mariadbd: Disk got full writing '.(temporary)' (Errcode: 28 \"No space left on device\")\n";
+        std::fs::write(log.path(), broken.repeat(40) + full + &broken.repeat(9) + full).unwrap();
+        let found = error_log(log.path(), &Ok(())).remove(0).found;
+        assert_eq!((found.matches("126").count(), found.matches("Errcode: 28").count()), (5, 1), "{found}");
+    }
 
     #[test]
     fn an_error_log_is_judged_by_what_a_broken_server_writes() {

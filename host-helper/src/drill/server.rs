@@ -14,9 +14,11 @@ use crate::tool::Tool;
 use highwater_core::Failure;
 use highwater_core::identity::{Vendor, Version};
 use highwater_core::plan::PlanServer;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -25,6 +27,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// How long an orderly shutdown may take before the server is killed.
 const STOP_WAIT: Duration = Duration::from_secs(60);
+/// Reserved for the server's log, bytes.
+const LOG_ROOM: u64 = 1 << 20;
 /// `sun_path` holds 107 bytes and a NUL; the name of the socket takes five.
 const LONGEST_SOCKET_DIR: usize = 100;
 
@@ -239,6 +243,7 @@ impl Dirs {
             }
             _ => make(&server)?,
         }
+        make_log(&server.join("error.log"))?;
         make(&server.join("tmp"))?;
         // secure_file_priv points here: SQL can read and write no other file.
         make(&server.join("files"))?;
@@ -252,13 +257,27 @@ impl Dirs {
     }
 }
 
-struct Binary {
+/// The server's log, with room of its own: on a full disk the server could not say so, and the data would be blamed for its end.
+fn make_log(path: &Path) -> Result<()> {
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let log = made.context(Failure::Resources, || format!("create {}", path.display()))?;
+    match fallocate(&log, FallocateFlags::KEEP_SIZE, 0, LOG_ROOM) {
+        // Where none can be reserved, the log is written like everything else.
+        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(std::io::Error::from(error)).context(Failure::Resources, || format!("reserve room for {}", path.display())),
+    }
+}
+
+pub(super) struct Binary {
     path: PathBuf,
     version: Version,
 }
 
 /// The first server binary of the data's vendor and series: in `server.bin_dir`, PATH, or where packages put it.
-async fn find_binary(server: &ServerConfig, of: &PlanServer) -> Result<Binary> {
+///
+/// # Errors
+/// `Precondition`, with the package to install.
+pub(super) async fn find_binary(server: &ServerConfig, of: &PlanServer) -> Result<Binary> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/sbin", "/usr/libexec", "/usr/local/sbin"].map(PathBuf::from);
     let dirs = server.bin_dir.iter().cloned().chain(std::env::split_paths(&path)).chain(usual);

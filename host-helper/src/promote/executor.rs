@@ -9,6 +9,7 @@ use crate::config::{Config, PromoteConfig};
 use crate::crash::{crash_point, fail_point};
 use crate::error::{Context, Error, Result};
 use crate::server::Server;
+use crate::shortage::{Shortage, full_disk};
 use highwater_core::drill::{Check, CheckKind, Outcome};
 use highwater_core::promotion::{Decision, Fence, Goal, Observed, Place, ReadOnly, ServerSeen, Staged, State, Step, in_place, next_step};
 use highwater_core::{Failure, Sha256};
@@ -331,10 +332,15 @@ impl Executor<'_> {
     /// The end of what a program can do: says what failed and what a person types.
     pub(super) async fn stuck(&self, goal: Goal, failed: Error, cause: Option<Error>) -> Error {
         let cause = cause.map(|c| format!("; it all began with: {}", c.chain())).unwrap_or_default();
-        let message = format!("promotion {} stands still: {}{cause}", self.journal.doc.id, failed.chain());
+        let full = self.journal.doc.slots.first().and_then(|slot| full_disk(slot.live.parent()?));
+        let room = full.as_ref().map(|_| format!("first of all: {}\n", Shortage::Disk.hint())).unwrap_or_default();
+        let full = full.map(|full| format!("; {full}")).unwrap_or_default();
+        let message = format!("promotion {} stands still: {}{full}{cause}", self.journal.doc.id, failed.chain());
         let hint = match self.observe().await {
-            Ok(seen) => self.by_hand(goal, &seen),
-            Err(error) => format!("not even the state can be told ({}); the journal is {}", error.chain(), self.journal.path().display()),
+            Ok(seen) => format!("{room}{}", self.by_hand(goal, &seen)),
+            Err(error) => {
+                format!("{room}not even the state can be told ({}); the journal is {}", error.chain(), self.journal.path().display())
+            }
         };
         Error::new(Failure::Stuck, message).hint(hint)
     }

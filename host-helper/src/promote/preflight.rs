@@ -110,6 +110,7 @@ pub(super) async fn check(mandate: &Mandate, config: &Config, promote: &PromoteC
             .hint("promote replaces a running primary, so that it can go back to it. Start it; if it cannot start, use `highwater-host restore` and exchange the directories by hand"));
     }
     let error_log = check_primary(mandate, config, promote).await?;
+    crate::restore::tool_of(&mandate.plan, &config.server).await?;
     let journal = PromotionJournalV1 {
         format: PromotionJournalV1::FORMAT.into(),
         id,
@@ -136,6 +137,7 @@ pub(super) async fn check(mandate: &Mandate, config: &Config, promote: &PromoteC
 pub(super) async fn check_primary(mandate: &Mandate, config: &Config, promote: &PromoteConfig) -> Result<Option<PathBuf>> {
     let mut server = Server::connect(&config.server).await?;
     let variables = Variables::of(&mut server).await?;
+    config.server.check_engine(variables.vendor(), variables.version()?)?;
     variables.fit(&mandate.plan.server, &promote.datadir, promote.binlog_dir.as_deref())?;
     refuse_entangled(&mut server, &variables, &promote.datadir).await?;
     server.close().await;

@@ -37,20 +37,52 @@ pub(crate) fn available() -> u64 {
     machine.map_or(u64::MAX, |kib| kib.saturating_mul(1024)).min(group)
 }
 
+/// Where a version of control groups says what a group has.
+struct Groups {
+    /// Among the controllers of a line of `/proc/self/cgroup`; version 2 names none.
+    controller: &'static str,
+    below: &'static str,
+    limit: &'static str,
+    used: &'static str,
+    /// In `memory.stat`: what the page cache has goes when it is needed.
+    cache: &'static str,
+}
+
+/// Version 2, and version 1 as RHEL 8 and Amazon Linux 2 have it. A machine limits memory by one of them.
+const GROUPS: [Groups; 2] = [
+    Groups { controller: "", below: "", limit: "memory.max", used: "memory.current", cache: "inactive_file " },
+    Groups {
+        controller: "memory",
+        below: "memory",
+        limit: "memory.limit_in_bytes",
+        used: "memory.usage_in_bytes",
+        cache: "total_inactive_file ",
+    },
+];
+
 /// The least that our group and those around it have left; `membership` is `/proc/self/cgroup`. A unit's own group lies deep below the
-/// root: `0::/system.slice/x.service`.
+/// root: `0::/system.slice/x.service`, `4:memory:/system.slice/x.service`.
 fn left_in_groups(root: &Path, membership: &str) -> u64 {
-    let ours = membership.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    let number = |file: &Path| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
-    let left = |group: &Path| {
-        let max = number(&group.join("memory.max"))?;
-        // What the page cache has of it goes when it is needed.
-        let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
-        let cache = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse::<u64>().ok()).unwrap_or(0);
-        Some(max.saturating_sub(number(&group.join("memory.current")).unwrap_or(0).saturating_sub(cache)))
-    };
-    let deepest = root.join(ours);
-    deepest.ancestors().take_while(|group| group.starts_with(root)).filter_map(left).min().unwrap_or(u64::MAX)
+    GROUPS.iter().map(|groups| groups.left(root, membership)).min().unwrap_or(u64::MAX)
+}
+
+impl Groups {
+    fn left(&self, root: &Path, membership: &str) -> u64 {
+        let path = |line: &str| {
+            let (controllers, path) = line.split_once(':')?.1.split_once(":/")?;
+            controllers.split(',').any(|c| c == self.controller).then(|| path.to_owned())
+        };
+        let number = |file: &Path| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+        let left = |group: &Path| {
+            let max = number(&group.join(self.limit))?;
+            let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+            let cache = stat.lines().find_map(|line| line.strip_prefix(self.cache)?.trim().parse::<u64>().ok()).unwrap_or(0);
+            Some(max.saturating_sub(number(&group.join(self.used)).unwrap_or(0).saturating_sub(cache)))
+        };
+        let root = root.join(self.below);
+        let deepest = root.join(membership.lines().find_map(path).unwrap_or_default());
+        deepest.ancestors().take_while(|group| group.starts_with(&root)).filter_map(left).min().unwrap_or(u64::MAX)
+    }
 }
 
 #[cfg(test)]
@@ -73,7 +105,25 @@ mod tests {
         assert_eq!(left_in_groups(root.path(), membership), 900);
         write(unit.parent().unwrap(), "memory.max", "300\n");
         assert_eq!(left_in_groups(root.path(), membership), 300, "the slice's");
-        assert_eq!(left_in_groups(root.path(), "1:name=systemd:/x\n"), u64::MAX, "version 1 is not read");
+        assert_eq!(left_in_groups(root.path(), "1:name=systemd:/x\n"), u64::MAX, "of the root nothing is said");
+    }
+
+    #[test]
+    fn a_limit_of_version_1_counts_too() {
+        let root = tempfile::tempdir().unwrap();
+        let unit = root.path().join("memory/system.slice/db.service");
+        fs::create_dir_all(&unit).unwrap();
+        let write = |group: &Path, file: &str, text: &str| fs::write(group.join(file), text).unwrap();
+        let membership = "9:name=systemd:/elsewhere\n4:hugetlb,memory:/system.slice/db.service\n0::/\n";
+        write(&unit, "memory.limit_in_bytes", "9223372036854771712\n");
+        assert_eq!(left_in_groups(root.path(), membership), 9_223_372_036_854_771_712, "no limit");
+        write(&unit, "memory.limit_in_bytes", "1000\n");
+        write(&unit, "memory.usage_in_bytes", "600\n");
+        write(&unit, "memory.stat", "inactive_file 1\ntotal_inactive_file 500\n");
+        assert_eq!(left_in_groups(root.path(), membership), 900);
+        write(&root.path().join("memory"), "memory.limit_in_bytes", "300\n");
+        assert_eq!(left_in_groups(root.path(), membership), 300, "that of all groups");
+        assert_eq!(left_in_groups(root.path(), "0::/system.slice/db.service\n"), 300, "seen from the outermost group");
     }
 
     #[test]

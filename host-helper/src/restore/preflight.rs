@@ -24,8 +24,7 @@ pub(crate) struct Ready {
 /// `Damaged` when a manifest is not the one that was planned with, `Document` when the plan says something else than its
 /// manifests, `Precondition` for the tool, `Resources`; what the store says.
 pub(crate) async fn check(plan: &RestorePlanV1, dir: &Path, config: &RestoreConfig, server: &ServerConfig) -> Result<Ready> {
-    let tool = Tool::find(server, plan.server.vendor).await?;
-    fits(&tool, plan)?;
+    let tool = tool_of(plan, server).await?;
     let most_redo = plan.steps.iter().map(|s| s.redo_bytes).max().unwrap_or_default();
     let use_memory_bytes = memory::prepare_memory(config.prepare_memory_mib, most_redo, memory::available())?;
     space(plan, dir, config.keep_free_mib)?;
@@ -34,23 +33,31 @@ pub(crate) async fn check(plan: &RestorePlanV1, dir: &Path, config: &RestoreConf
     Ok(Ready { bucket, tool, use_memory_bytes })
 }
 
-/// The tool must be the one that made the backups, of their series: formats change between series, not within.
-fn fits(tool: &Tool, plan: &RestorePlanV1) -> Result<()> {
+/// The tool that made the plan's backups, of their series: formats change between series, not within.
+///
+/// # Errors
+/// `Precondition`, with the tool to install.
+pub(crate) async fn tool_of(plan: &RestorePlanV1, server: &ServerConfig) -> Result<Tool> {
+    let refused = |step: &PlanStep, here: &str| {
+        let (made_by, (major, minor)) = (&step.tool, step.tool.version.series());
+        let message = format!("{} was made by {} {}, here is {here}", step.backup_id, made_by.name, made_by.version);
+        Error::new(Failure::Precondition, message)
+            .hint(format!("install {} {major}.{minor}, or set server.bin_dir to where it is", made_by.name))
+    };
+    let tool = match (Tool::find(server, plan.server.vendor).await, plan.steps.first()) {
+        (Err(error), Some(step)) if error.failure == Failure::Precondition => return Err(refused(step, &error.chain())),
+        (tool, _) => tool?,
+    };
     for step in &plan.steps {
         let made_by = &step.tool;
         if tool.name != made_by.name || tool.version.series() != made_by.version.series() {
-            let (major, minor) = made_by.version.series();
-            return Err(Error::new(
-                Failure::Precondition,
-                format!("{} was made by {} {}, here is {} {}", step.backup_id, made_by.name, made_by.version, tool.name, tool.version),
-            )
-            .hint(format!("install {} {major}.{minor}, or set server.bin_dir to where it is", made_by.name)));
+            return Err(refused(step, &format!("{} {}", tool.name, tool.version)));
         }
         if tool.version < made_by.version {
             tracing::warn!(backup_id = %step.backup_id, made_by = %made_by.version, here = %tool.version, "the tool is older than the one that made the backup");
         }
     }
-    Ok(())
+    Ok(tool)
 }
 
 fn space(plan: &RestorePlanV1, dir: &Path, keep_free_mib: u64) -> Result<()> {

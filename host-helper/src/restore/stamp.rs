@@ -24,6 +24,8 @@ const DATA: &str = "data";
 /// Where an isolated server on the data keeps its socket, log and temporary files.
 pub(crate) const SERVER: &str = "server";
 const INCREMENTAL: &str = "incremental-";
+/// Data that goes before the stamp could say so; removed with the incrementals.
+const DISCARDED: &str = "incremental-discarded";
 const FORMAT: &str = "highwater.restore-stamp.v1";
 
 /// How long a process that an earlier, killed try left behind may keep the directory.
@@ -228,7 +230,13 @@ impl Workspace {
 
     /// Removes everything that is ours, the stamp last.
     async fn clear(&mut self) -> Result<()> {
-        if self.stamp.state != State::Fetching {
+        // A stamp that vouches for nothing may stay until the data is gone. On a full disk no other can be written before that.
+        let vouches = self.stamp.state.whole_steps(usize::MAX).is_some();
+        if vouches && let Err(error) = self.set(State::Fetching) {
+            if fs::rename(self.data(), self.path.join(DISCARDED)).is_err() {
+                return Err(error);
+            }
+            self.remove_incrementals().await?;
             self.set(State::Fetching)?;
         }
         self.remove_incrementals().await?;

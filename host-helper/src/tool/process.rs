@@ -304,12 +304,7 @@ impl Ended {
         if !self.status.success() {
             let line = self.telling_line().unwrap_or("it said nothing");
             let code = self.status.code().unwrap_or(-1);
-            let (failure, hint) = class_of(line);
-            let error = Error::new(failure, format!("{what} exited with {code}: {line}"));
-            return Err(match hint {
-                Some(hint) => error.hint(hint),
-                None => error,
-            });
+            return Err(of_class(line, format!("{what} exited with {code}: {line}")));
         }
         if !last.trim_end().ends_with("completed OK!") {
             let line = if last.is_empty() { "nothing" } else { last };
@@ -329,7 +324,8 @@ impl Ended {
             1 | 2 | 9 | 15 => {
                 Error::new(Failure::Interrupted, message).hint("if nobody killed it, look for the OOM killer in the kernel log")
             }
-            _ => Error::new(Failure::Tool, message),
+            // Its own: InnoDB aborts where it can go no further, a full disk too (measured).
+            _ => of_class(line, message),
         }
     }
 
@@ -356,17 +352,17 @@ impl Ended {
     }
 }
 
-/// What class a tool's error line belongs to.
-fn class_of(line: &str) -> (Failure, Option<&'static str>) {
+/// An error of the class that a tool's line tells.
+fn of_class(line: &str, message: String) -> Error {
     let any = |words: &[&str]| words.iter().any(|w| line.contains(w));
     if let Some(shortage) = Shortage::told_by(line) {
-        (Failure::Resources, Some(shortage.hint()))
+        shortage.error(message)
     } else if any(&["Access denied", "missing required privilege"]) {
-        (Failure::Precondition, Some("`highwater-host doctor` names the missing privilege and the GRANT"))
+        Error::new(Failure::Precondition, message).hint("`highwater-host doctor` names the missing privilege and the GRANT")
     } else if any(&["Failed to connect", "server has gone away", "Lost connection", "Can't connect"]) {
-        (Failure::Server, None)
+        Error::new(Failure::Server, message)
     } else {
-        (Failure::Tool, None)
+        Error::new(Failure::Tool, message)
     }
 }
 
@@ -456,6 +452,9 @@ mod tests {
         check("echo 'Failed to connect to MariaDB server' >&2; exit 1", Some((Failure::Server, "Failed to connect"))).await;
         check("kill -9 $$", Some((Failure::Interrupted, "signal 9"))).await;
         check("kill -ABRT $$", Some((Failure::Tool, "signal 6"))).await;
+        let full = "echo '[ERROR] InnoDB: preallocating 7 bytes for file ./ibdata1 failed with error 28' >&2; echo 'InnoDB: Assertion failure' >&2";
+        check(&format!("{full}; kill -ABRT $$"), Some((Failure::Resources, "ibdata1 failed with error 28"))).await;
+        check(&format!("{full}; kill -9 $$"), Some((Failure::Interrupted, "signal 9"))).await;
     }
 
     #[tokio::test]
