@@ -138,6 +138,17 @@ def test_document_is_created_updated_and_deleted(cloud, content):
     eventually(lambda: ssm.list_documents()["DocumentIdentifiers"] == [])
 
 
+def test_function_keeps_its_dead_letters(cloud):
+    props = {"FunctionName": "f", "Runtime": "python3.12", "Handler": "index.h", "Role": "arn:aws:iam::000000000000:role/any",
+             "Code": {"ZipFile": "def h(event, context): pass"}}
+    dead = {"TargetArn": "arn:aws:sqs:eu-west-1:000000000000:dead"}
+    assert deploy(cloud, {"F": ("AWS::Lambda::Function", {**props, "DeadLetterConfig": dead})}) == "CREATE_COMPLETE"
+    client = cloud.client("lambda")
+    assert client.get_function_configuration(FunctionName="f")["DeadLetterConfig"] == dead
+    assert deploy(cloud, {"F": ("AWS::Lambda::Function", {**props, "Timeout": 7})}, update=True) == "UPDATE_COMPLETE"
+    assert "DeadLetterConfig" not in client.get_function_configuration(FunctionName="f")
+
+
 def test_document_that_we_would_not_run_fails_the_stack(cloud):
     wrong = json.loads(json.dumps(DOCUMENT).replace("echo one", "echo {{ unknown }}"))
     assert deploy(cloud, {"Doc": ("AWS::SSM::Document", {"Name": "hw-run", "Content": wrong})}) == "ROLLBACK_COMPLETE"

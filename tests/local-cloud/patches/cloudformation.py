@@ -5,14 +5,14 @@
   objects is not deleted, as on AWS
 - AWS::S3::BucketPolicy goes through PutBucketPolicy, which refuses what S3 refuses
 - AWS::DynamoDB::Table (and GlobalTable): TTL, point-in-time recovery; a protected table is not deleted
-- AWS::Lambda::Function: code that is not in its bucket fails the stack, not the first call
+- AWS::Lambda::Function: code that is not in its bucket fails the stack, not the first call; its dead letters
 - a bucket's property that nobody applies fails the stack, an unknown type too
 """
 
 import json
 from xml.sax.saxutils import escape
 
-from ministack.services import cloudwatch, dynamodb, s3
+from ministack.services import cloudwatch, dynamodb, lambda_svc, s3
 from ministack.services.cloudformation import provisioners
 
 from . import owned, replace, ssm_documents
@@ -38,7 +38,7 @@ def install() -> None:
     for kind in ("AWS::DynamoDB::Table", "AWS::DynamoDB::GlobalTable"):
         _extend(handlers[kind], _create_table, _update_table, _delete_table)
     function = handlers["AWS::Lambda::Function"]
-    function.update(create=_with_code(function["create"], 1), update=_with_code(function["update"], 2))
+    function.update(create=_whole_function(function["create"], 1), update=_whole_function(function["update"], 2))
     handlers["AWS::SSM::Document"] = {"create": _create_document, "update": _update_document,
                                       "delete": _delete_document}
     handlers["AWS::CloudWatch::CompositeAlarm"] = {"create": _create_composite, "update": _update_composite,
@@ -242,13 +242,18 @@ def _configure_table(name: str, props: dict, old: dict) -> None:
 
 # ---- functions
 
-def _with_code(apply, props_at: int):
+def _whole_function(apply, props_at: int):
     def checked(*arguments, **named):
-        code = arguments[props_at].get("Code") or {}
+        props = arguments[props_at]
+        code = props.get("Code") or {}
         bucket, key = code.get("S3Bucket"), code.get("S3Key")
         if bucket and key not in (s3._buckets.get(bucket) or {"objects": {}})["objects"]:
             raise ValueError(f"Error occurred while GetObject. S3 Error Code: NoSuchKey. s3://{bucket}/{key}")
-        return apply(*arguments, **named)
+        done = apply(*arguments, **named)
+        config = lambda_svc._functions[done[0] if isinstance(done, tuple) else done]["config"]
+        config.pop("DeadLetterConfig", None)
+        config.update({"DeadLetterConfig": props["DeadLetterConfig"]} if props.get("DeadLetterConfig") else {})
+        return done
 
     return checked
 
