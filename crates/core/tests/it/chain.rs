@@ -158,6 +158,12 @@ fn i2_an_incremental_that_was_committed_late_is_still_compared() {
     let mut late = child(&full, Differential, 15, 210);
     late.finished_at = minute(16);
     assert_eq!(name(&catalog_of(&[&full, &inc]), &store(late)), "Regression", "an earlier backup cannot have seen more");
+    // The later one ended at 200, its redo at 210: neither may be passed, each for itself.
+    for (to, last, expected) in [(201, 210, "Regression"), (200, 211, "Regression"), (200, 210, "New"), (150, 160, "New")] {
+        let mut late = child(&full, Differential, 15, to);
+        (late.finished_at, late.last_lsn) = (minute(16), Lsn::new(last));
+        assert_eq!(name(&catalog_of(&[&full, &inc]), &store(late)), expected, "{to}, {last}");
+    }
 }
 
 #[test]
@@ -227,6 +233,14 @@ fn i1_a_rebuild_names_everything_it_cannot_admit() {
     let catalog = Catalog::rebuild(cluster(), all);
     assert_eq!(names(&catalog), ["ParentUnknown", "Cycle", "Cycle", "Unreadable"]);
     assert_eq!(catalog.backups().count(), 1);
+    // Of two contents under one id, one leads round in a circle and one to nothing.
+    let mut other = child(&orphan, Incremental, 40, 400);
+    (other.finished_at, other.backup_id) = (minute(46), a.manifest.backup_id.clone());
+    let circles = Catalog::rebuild(cluster(), found(&[&full, &a, &b, &store(other)]));
+    let mut named: Vec<_> =
+        circles.rejected().iter().map(|r| (r.manifest.as_ref().unwrap().manifest.finished_at, r.refusal.name())).collect();
+    named.sort();
+    assert_eq!(named, [(minute(45), "Cycle"), (minute(46), "ParentUnknown"), (minute(55), "Cycle")]);
     // A full that was exchanged: its own child proves which one is the right one.
     let catalog = Catalog::rebuild(cluster(), found(&[&exchanged, &inc, &full]));
     assert_eq!(names(&catalog), ["Duplicate"]);

@@ -242,6 +242,13 @@ fn the_reasons_say_what_keeps_and_what_lets_go() {
         ]
     );
 
+    let year = KeepConfig { weekly: 1, monthly: 1, ..NONE };
+    assert!(
+        said(&retain(&points, &year, &facts))[3].ends_with("it is the newest of week 2026-W45; it is the newest of month 2026-11"),
+        "{:?}",
+        said(&retain(&points, &year, &facts))
+    );
+
     let until = "2026-11-15T02:00:00Z".parse().unwrap();
     let locked = Facts { locked: [(points[1].backup_id.clone(), Hold::Until(until))].into(), ..Facts::default() };
     let decided = retain(&points, &rules, &locked);
@@ -266,5 +273,6 @@ fn remains_of_a_failure_wait_for_a_person_and_for_something_newer() {
     assert!(remains_may_go(&failed, Some(asked + SignedDuration::from_hours(1)), later));
     assert!(!remains_may_go(&failed, Some(asked + SignedDuration::from_hours(1)), asked + REMAINS_KEPT));
     assert!(!remains_may_go(&failed, Some(asked - SignedDuration::from_hours(1)), later), "nothing newer is committed");
+    assert!(!remains_may_go(&failed, Some(asked), later), "one of the same second is not newer");
     assert!(!remains_may_go(&failed, None, later));
 }
