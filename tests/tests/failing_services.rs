@@ -188,3 +188,93 @@ fn reconcile_does_what_it_can_when_a_service_fails_and_the_rest_when_it_has_pass
     torture.withstood("dynamodb:GetItem for ever");
     torture.end();
 }
+
+/// SNS in a moment of trouble, as it words it; or its reply is lost after it has taken the message.
+const NOTIFY: &[(&str, &str, u16)] = &[("fail", "KMSThrottling", 400), ("fail", "InternalError", 500), ("lose-reply", "", 500)];
+
+#[test]
+fn a_message_that_sns_does_not_take_changes_no_result_loses_no_record_and_is_sent_when_it_can_be() {
+    let ((cloud, _db), mut torture) = (deployed(), Torture::begin("notifications"));
+    let told = |of: &str| cloud.notifications().iter().filter(|message| message.contains(of)).count();
+    cloud.fire("backup-orders");
+    cloud.wait_for_item("orders", "backup#", |item| item["state"] == "committed" && item["open"].is_null());
+
+    // A moment of trouble is waited out. Whoever does not hear that a message was taken sends it again.
+    for (effect, error, status) in torture.some(NOTIFY.to_vec(), 2) {
+        cloud.fault(json!({"on": "sns:Publish", "effect": effect, "error": error, "status": status, "times": 2}));
+        let drill = drill_fails(&cloud);
+        assert_eq!(cloud.fault_hits(), [2, 1], "{effect} {error}");
+        assert_eq!(told(drill["drill_id"].as_str().unwrap()), if effect == "fail" { 1 } else { 3 }, "{effect} {error}");
+        cloud.no_faults();
+        torture.withstood(&format!("sns:Publish {effect} {error}"));
+    }
+
+    // SNS takes nothing. That a backup failed is recorded and the next turn commits; three tries, and then it is among the dead letters.
+    cloud.fault(fault(("sns:Publish", "AuthorizationError", 403), None));
+    let failed = backup_fails(&cloud);
+    reconcile(&cloud);
+    let committed =
+        |cloud: &Cloud| backups(cloud).iter().filter(|backup| backup["state"] == "committed" && backup["open"].is_null()).count();
+    cloud.fire("backup-orders");
+    wait_for("the next turn", || (committed(&cloud) == 2).then_some(()));
+    let id = failed.trim_start_matches("backup#");
+    wait_for("the dead letter", || dead_letters(&cloud).iter().any(|letter| letter.contains(id)).then_some(()));
+    assert_eq!((cloud.fault_hits()[0], told("")), (3, 0));
+    let record = cloud.item("orders", &failed).unwrap();
+    assert!(record["state"] == "failed" && !record["open"].is_null(), "{record}");
+
+    // So is a drill that fails meanwhile, with its own reason; nothing is left to do about it.
+    let drill = drill_fails(&cloud);
+    assert!(drill["open"].is_null() && drill["reason"].as_str().unwrap().starts_with("NoDrill"), "{drill}");
+    assert!(cloud.function_log("record-drill").contains("nobody was told that a drill failed"), "the log says it");
+
+    // The question whether a promotion may begin stands, and is answered.
+    let passed = cloud.execute("drill", &json!({"cluster": "orders"}));
+    assert_eq!(passed["output"]["outcome"], "passed", "{passed}");
+    let event = json!({"drill": passed["output"], "request_id": null, "execution": "arn", "started": Timestamp::now(), "token": "t"});
+    let asked = cloud.invoke("request-approval", &event).unwrap();
+    assert!(cloud.function_log("request-approval").contains("nobody was told of the question"), "the log says it");
+    let denial = json!({"action": "deny", "cluster": "orders", "request_id": asked["request_id"]});
+    let (status, answer) = cloud.call_approval_url(&cloud.user("bob"), &denial);
+    assert_eq!((status, &answer["state"]), (200, &json!("denied")), "{answer}");
+    assert!(cloud.function_log("decide-approval").contains("nobody was told"), "the log says it");
+
+    // What waits to be told is told by reconcile, once SNS takes it.
+    assert_eq!(told(""), 0, "nobody has heard of anything");
+    cloud.no_faults();
+    reconcile(&cloud);
+    wait_for("the record's end", || cloud.item("orders", &failed).filter(|record| record["open"].is_null()));
+    assert!(told(id) >= 1, "people are told");
+    torture.withstood("sns:Publish AuthorizationError for ever");
+    rest(&cloud);
+    torture.end();
+}
+
+/// Lets a drill fail before it has an instance; its record, which says so.
+fn drill_fails(cloud: &Cloud) -> Value {
+    let machine = json!({"machine": "highwater-drill"});
+    cloud.fault(json!({"on": "task:Drill", "effect": "fail", "error": "NoDrill", "message": "ordered", "match": machine, "times": 1}));
+    let ended = cloud.execute("drill", &json!({"cluster": "orders"}));
+    assert_eq!((&ended["status"], &ended["error"]), (&json!("FAILED"), &json!("DrillFailed")), "{ended}");
+    let drill = cloud.wait_for_item("orders", "drill#", |item| item["execution"] == ended["executionArn"]);
+    assert_eq!(drill["state"], "failed", "{drill}");
+    drill
+}
+
+/// Lets a backup fail, SSM refusing its command; the sort key of its record, which says so and holds no lease.
+fn backup_fails(cloud: &Cloud) -> String {
+    let before = backups(cloud).len();
+    cloud.fault(json!({"on": "ssm:SendCommand", "effect": "fail", "error": "InvalidInstanceId", "times": 1}));
+    cloud.fire("backup-orders");
+    let failed = wait_for("the backup's failure", || backups(cloud).into_iter().nth(before).filter(|b| b["state"] == "failed"));
+    assert!(cloud.item("orders", "lease").is_none_or(|lease| lease["holder"].is_null()), "the lease is free");
+    failed["sk"].as_str().unwrap().to_owned()
+}
+
+/// What lies in the dead letters.
+fn dead_letters(cloud: &Cloud) -> Vec<String> {
+    let url = format!("{}/000000000000/highwater-dead-letters", cloud.url());
+    let request = json!({"QueueUrl": url, "MaxNumberOfMessages": 10, "VisibilityTimeout": 0});
+    let found = cloud.aws("sqs", "AmazonSQS.ReceiveMessage", &request).unwrap();
+    found["Messages"].as_array().into_iter().flatten().map(|message| message["Body"].as_str().unwrap().to_owned()).collect()
+}
