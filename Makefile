@@ -42,7 +42,7 @@ torture: tools ## At least 1,000 kill points and 200 cases of damage; seed and c
 		scripts/torture.py $(TORTURE) && exit $$status
 
 .PHONY: demo
-demo: tools ## On the local cloud: schedules back a live database up; drill, certificate, approval, promotion, roll-back (a minute)
+demo: tools ## On the local cloud: schedules back a live database up; drill, certificate, approval, promotion, roll-back (a few minutes)
 	cargo build --workspace --bins --quiet
 	target/debug/demo
 
