@@ -359,7 +359,7 @@ fn what_cannot_be_exchanged_is_refused_before_anything_happens() {
         let refused = primary.promote();
         refused.failed(failure);
         assert!(refused.error().contains(expected), "{}", refused.error());
-        untouched_since(&primary, pid, expected);
+        untouched_since(primary, pid, expected);
         assert!(!primary.host.path("state/promotions/current").exists(), "{expected}: a refusal begins no journal");
         assert_eq!(primary.siblings(".staged-"), Vec::<PathBuf>::new(), "{expected}");
     };

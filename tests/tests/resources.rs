@@ -50,7 +50,7 @@ impl Filler {
     /// It strikes when it is called with `word` among its arguments.
     fn before(scratch: &Scratch, disk: &Path, real: &Path, word: &str) -> Self {
         let name = text(Path::new(real.file_name().unwrap()));
-        let it = Self { flag: scratch.join(&format!("fill-{name}")), filler: disk.join("filler"), bin: scratch.join("bin") };
+        let it = Self { flag: scratch.join(format!("fill-{name}")), filler: disk.join("filler"), bin: scratch.join("bin") };
         let (flag, filler, real) = (it.flag.display(), it.filler.display(), real.display());
         fs::create_dir_all(&it.bin).unwrap();
         let fill = format!("rm -f {filler}; dd if=/dev/zero of={filler} bs=64k; truncate -s -$(cat {flag})K {filler}");
