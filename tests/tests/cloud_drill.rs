@@ -20,14 +20,6 @@ fn drill_of(cloud: &Cloud, cluster: &str) -> Value {
     cloud.items(cluster).into_iter().rev().find(|item| item["sk"].as_str().unwrap().starts_with("drill#")).unwrap()
 }
 
-/// From now on, instances find a helper that never comes to an end.
-fn helpers_hang(cloud: &Cloud) {
-    std::fs::create_dir(cloud.scratch().join("hang")).unwrap();
-    cloud.scratch().script("hang/highwater-host", "sleep 600 & wait");
-    let path = [cloud.scratch().join("hang"), cloud.scratch().join("image")];
-    cloud.control("PUT", "hosts", &json!({"path": path, "env": {"HIGHWATER_SCRATCH": cloud.scratch().path()}}));
-}
-
 /// Starts a drill whose instance runs; gives the execution and the instance.
 fn running(cloud: &Cloud) -> (String, String) {
     let execution = cloud.start_execution("drill", &json!({"cluster": "orders"}));
@@ -130,7 +122,7 @@ fn a_failed_check_fails_the_drill_and_says_which() {
 #[test]
 fn a_drill_that_is_aborted_killed_or_silent_ends_at_once_and_leaves_no_instance() {
     let (cloud, _db) = backed_up(&config());
-    helpers_hang(&cloud);
+    cloud.drills_hang();
 
     let (execution, _) = running(&cloud);
     cloud.stop_execution(&execution);
