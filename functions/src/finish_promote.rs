@@ -190,7 +190,11 @@ impl FinishPromote {
             return Ok(found.into_iter().find(|p| p.approval.sha256 == said.approval_sha256 && p.host.to_string() == host));
         }
         let open = self.catalog.open_promotions().await?;
-        Ok(open.into_iter().find(|p| p.host.to_string() == host && p.state.is_unfinished()))
+        let is_of_host = |p: &PromotionRecord| p.host.to_string() == host && p.state.is_unfinished();
+        // Where none is found, it may be the one that cannot be read.
+        let (found, unread) = open.into_iter().partition::<Vec<_>, _>(|read| read.as_ref().is_ok_and(is_of_host));
+        let decisive = found.into_iter().next().or_else(|| unread.into_iter().find(Result::is_err));
+        Ok(decisive.transpose()?)
     }
 
     /// Records the end, if there is one, answers the task, and tells people.

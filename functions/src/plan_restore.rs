@@ -2,7 +2,8 @@
 //!
 //! Idempotent by the execution: the drill's id follows from it, the plan is created and never overwritten (the first stays,
 //! whatever is newer by the second time), and the record is made once. What a crash leaves: a plan that no record names;
-//! the next try takes it up.
+//! the next try takes it up. A drill whose objects are not what was stored is recorded too, and answered as refused: the
+//! machine has `record-drill` fail it, so that people hear of it and it counts as a drill that did not pass.
 
 use crate::drill_host::{self, PLAN_NAME};
 use crate::error::{FunctionError, Name};
@@ -66,12 +67,26 @@ pub struct Drill {
     pub backup_id: BackupId,
     /// The plan.
     pub plan: Pinned,
+    /// Why nothing is to be launched for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<TaskFailure>,
+}
+
+/// Why a task of the machine ended without an answer of success, as Step Functions writes an error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct TaskFailure {
+    /// Its name.
+    pub error: String,
+    /// What happened; of an error that has no more than a name, nothing.
+    #[serde(default)]
+    pub cause: Option<String>,
 }
 
 impl Drill {
-    fn of(record: &DrillRecord) -> Self {
+    fn of(record: &DrillRecord, refused: Option<TaskFailure>) -> Self {
         let DrillRecord { drill_id, cluster, target, backup_id, plan, .. } = record.clone();
-        Self { drill_id, cluster, target, backup_id, plan }
+        Self { drill_id, cluster, target, backup_id, plan, refused }
     }
 }
 
@@ -82,6 +97,8 @@ impl Drill {
 pub fn parse(input: Value) -> Result<Input, FunctionError> {
     serde_json::from_value(input).map_err(|e| FunctionError::bad_input(e, FORM))
 }
+
+type PinnedPlan = (RestorePlanV1, Pinned);
 
 /// What the function works with.
 #[derive(Debug, Clone)]
@@ -103,24 +120,42 @@ impl PlanRestore {
     ///
     /// # Errors
     /// `BadInput` before anything is done: an input of another form, an unknown cluster or target. `Permanent`: a broken
-    /// chain, a missing object, a configuration that cannot be used.
+    /// chain, a configuration that cannot be used. A missing or changed object is an answer: [`Drill::refused`].
     pub async fn handle(&self, event: Value) -> Result<Drill, FunctionError> {
         let Event { input, execution, started } = serde_json::from_value(event)
             .map_err(|e| FunctionError::bad_input(e, "the drill machine makes this event: start an execution of it"))?;
         let input = parse(input)?;
         let cluster = &input.cluster;
         let drill_id = DrillId::of_execution(started, &execution);
-        if let Some(record) = self.catalog.drill(cluster, &drill_id).await? {
-            return answer(&record, &execution);
+        let (record, read) = match self.catalog.drill(cluster, &drill_id).await? {
+            Some(record) => (record, None),
+            None => self.planned(&input, &drill_id, &execution, started).await?,
+        };
+        if record.execution != execution {
+            let message = format!("drill {drill_id} of {cluster} belongs to {}: start another execution", record.execution);
+            return Err(FunctionError::new(Name::Permanent, message));
         }
+        let broken = if record.state == State::Planned { self.broken(&record, read).await? } else { None };
+        Ok(Drill::of(&record, broken.map(|cause| TaskFailure { error: format!("{:?}", Failure::Damaged), cause: Some(cause) })))
+    }
+
+    /// A new drill's record, made with its plan, and what was read of the catalog for it.
+    async fn planned(
+        &self,
+        input: &Input,
+        drill_id: &DrillId,
+        execution: &str,
+        started: Timestamp,
+    ) -> Result<(DrillRecord, Option<Catalog>), FunctionError> {
+        let cluster = &input.cluster;
         self.check_configuration(cluster).await?;
-        let (plan, at) = self.plan(&input, &drill_id, started).await?;
+        let ((plan, at), read) = self.plan(input, drill_id, started).await?;
         let record = DrillRecord {
             format: DrillRecord::FORMAT.to_owned(),
             cluster: cluster.clone(),
             drill_id: drill_id.clone(),
             version: 1,
-            execution: execution.clone(),
+            execution: execution.to_owned(),
             target: plan.target.clone(),
             backup_id: plan.point.backup_id.clone(),
             plan: at,
@@ -131,7 +166,7 @@ impl PlanRestore {
         };
         let record = self.catalog.plan_drill(record).await?;
         tracing::info!(%cluster, %drill_id, backup_id = %record.backup_id, steps = plan.steps.len(), "planned");
-        answer(&record, &execution)
+        Ok((record, read))
     }
 
     /// What the launch will need: found wanting here, it costs nothing yet.
@@ -146,28 +181,27 @@ impl PlanRestore {
         drill_host::host_toml(cluster, &config.drill.checks).map(drop)
     }
 
-    /// The drill's plan: the one that is stored, or a new one whose every object is there.
-    async fn plan(&self, input: &Input, drill_id: &DrillId, now: Timestamp) -> Result<(RestorePlanV1, Pinned), FunctionError> {
+    /// The drill's plan: the one that is stored, or a new one, with what was read of the catalog for it.
+    async fn plan(&self, input: &Input, drill_id: &DrillId, now: Timestamp) -> Result<(PinnedPlan, Option<Catalog>), FunctionError> {
         let key = format!("{}{PLAN_NAME}", drill_prefix(&input.cluster, drill_id));
         if let Some(stored) = self.stored(&key).await? {
-            return Ok(stored);
+            return Ok((stored, None));
         }
         let window = self.catalog.window_for(&input.cluster, &input.target).await?;
         let plan = plan_restore(&window.catalog, &input.target, self.bucket.name(), now).map_err(|error| match error {
             PlanError::UnknownBackup { .. } | PlanError::TooEarly { .. } => FunctionError::bad_input(error, FORM),
             error => error.into(),
         })?;
-        self.check_objects(&window.catalog, &plan).await?;
         let bytes = plan.to_bytes();
         match self.bucket.put_new(&key, bytes.clone().into(), "application/json").await {
-            Ok(_) => Ok((plan, Pinned::object(self.bucket.name(), &key, Sha256::of(&bytes)))),
+            Ok(_) => Ok(((plan, Pinned::object(self.bucket.name(), &key, Sha256::of(&bytes))), Some(window.catalog))),
             // Another try of this execution was first.
-            Err(error) if error.kind == StoreErrorKind::AlreadyExists => self.stored(&key).await?.ok_or_else(|| error.into()),
+            Err(error) if error.kind == StoreErrorKind::AlreadyExists => Ok((self.stored(&key).await?.ok_or(error)?, None)),
             Err(error) => Err(error.into()),
         }
     }
 
-    async fn stored(&self, key: &str) -> Result<Option<(RestorePlanV1, Pinned)>, FunctionError> {
+    async fn stored(&self, key: &str) -> Result<Option<PinnedPlan>, FunctionError> {
         match self.bucket.get(key, None, RestorePlanV1::MAX_BYTES as u64).await {
             Ok(bytes) => Ok(Some((RestorePlanV1::parse(&bytes)?, Pinned::object(self.bucket.name(), key, Sha256::of(&bytes))))),
             Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
@@ -175,26 +209,20 @@ impl PlanRestore {
         }
     }
 
-    /// Every object of the plan is in the bucket, with the size and checksum that its manifest records.
-    async fn check_objects(&self, catalog: &Catalog, plan: &RestorePlanV1) -> Result<(), FunctionError> {
-        let steps = plan.steps.iter().filter_map(|step| catalog.get(&step.backup_id).cloned()).collect::<Vec<_>>();
-        let path = Catalog::of_committed(plan.cluster.clone(), steps);
+    /// The first object of the restore point that is not in the bucket with the size and checksum of its manifest.
+    async fn broken(&self, record: &DrillRecord, read: Option<Catalog>) -> Result<Option<String>, FunctionError> {
+        let DrillRecord { cluster, backup_id, .. } = record;
+        let point = Target::Backup(backup_id.clone());
+        let catalog = match read {
+            Some(catalog) => catalog,
+            None => self.catalog.window_for(cluster, &point).await?.catalog,
+        };
+        let steps = plan_restore(&catalog, &point, self.bucket.name(), record.planned_at)?.steps;
+        let path = Catalog::of_committed(cluster.clone(), steps.iter().filter_map(|step| catalog.get(&step.backup_id).cloned()));
         let heads = head_objects(&self.bucket, objects_of(&path)).await?;
-        match audit_catalog(path, Some(&heads)).findings.iter().find(|f| f.problem.is_broken()) {
-            Some(broken) => {
-                Err(FunctionError::of(Failure::Damaged, format!("plan {} of {}: {broken}", plan.point.backup_id, plan.cluster)))
-            }
-            None => Ok(()),
-        }
+        let findings = audit_catalog(path, Some(&heads)).findings;
+        Ok(findings.iter().find(|f| f.problem.is_broken()).map(|broken| format!("plan {backup_id} of {cluster}: {broken}")))
     }
-}
-
-fn answer(record: &DrillRecord, execution: &str) -> Result<Drill, FunctionError> {
-    if record.execution == execution {
-        return Ok(Drill::of(record));
-    }
-    let message = format!("drill {} of {} belongs to {}: start another execution", record.drill_id, record.cluster, record.execution);
-    Err(FunctionError::new(Name::Permanent, message))
 }
 
 #[cfg(test)]

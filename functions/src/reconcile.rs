@@ -29,6 +29,36 @@ pub struct Answer {
     pub did: Vec<String>,
 }
 
+/// A run so far. What fails is noted and the run goes on: one cluster's error does not hide the others.
+#[derive(Debug, Default)]
+struct Run {
+    did: Vec<String>,
+    errors: Vec<FunctionError>,
+}
+
+impl Run {
+    /// What came of one thing that was to be done.
+    fn note(&mut self, came: Result<impl IntoIterator<Item = String>, impl Into<FunctionError>>) {
+        match came {
+            Ok(done) => self.did.extend(done),
+            Err(error) => self.errors.push(error.into()),
+        }
+    }
+
+    /// What was read, without what could not be.
+    fn of<T, E: Into<FunctionError>>(&mut self, read: Result<Vec<Result<T, E>>, impl Into<FunctionError>>) -> Vec<T> {
+        let mut good = Vec::new();
+        match read {
+            Ok(each) => each.into_iter().for_each(|one| match one {
+                Ok(one) => good.push(one),
+                Err(error) => self.errors.push(error.into()),
+            }),
+            Err(error) => self.errors.push(error.into()),
+        }
+        good
+    }
+}
+
 /// What the function works with.
 #[derive(Debug, Clone)]
 pub struct Reconcile {
@@ -69,24 +99,17 @@ impl Reconcile {
     /// Handles one event, whatever it says.
     ///
     /// # Errors
-    /// Of the parts that failed the first one's name, and all messages.
+    /// Of all that failed the messages, and the name of the first that another try does not help.
     pub async fn handle(&self, _event: Value) -> Result<Answer, FunctionError> {
-        let parts = [
-            Box::pin(self.backups()).await,
-            Box::pin(self.drills()).await,
-            Box::pin(self.promotions()).await,
-            Box::pin(self.overdue()).await,
-            Box::pin(self.cost()).await,
-        ];
+        let mut run = Run::default();
+        Box::pin(self.backups(&mut run)).await;
+        Box::pin(self.drills(&mut run)).await;
+        Box::pin(self.promotions(&mut run)).await;
+        Box::pin(self.overdue(&mut run)).await;
+        run.note(Box::pin(self.cost()).await);
         // Last, whatever the others came to: a page that nobody asked for, or whose time has passed, is written by this at the latest.
         self.status.changed().await;
-        let (mut did, mut errors) = (Vec::new(), Vec::new());
-        for part in parts {
-            match part {
-                Ok(done) => did.extend(done),
-                Err(error) => errors.push(error),
-            }
-        }
+        let Run { did, errors } = run;
         did.iter().for_each(|sentence| tracing::info!("{sentence}"));
         let Some(first) = errors.first() else {
             return Ok(Answer { did });

@@ -8,7 +8,7 @@ use crate::drill_host::REPORT_NAME;
 use crate::error::{FunctionError, Name};
 use crate::metrics::emit;
 use crate::pages::Pages;
-use crate::plan_restore::Drill;
+use crate::plan_restore::{Drill, TaskFailure};
 use crate::serve::{Common, variable};
 use highwater_aws::catalog::CatalogTable;
 use highwater_aws::catalog::drills::{DrillRecord, Passed, State};
@@ -40,15 +40,6 @@ const REASON_CHARS: usize = 2000;
 struct Event {
     drill: Drill,
     failure: Option<TaskFailure>,
-}
-
-/// Why the drill's task ended without an answer of success.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct TaskFailure {
-    error: String,
-    #[serde(default)]
-    cause: Option<String>,
 }
 
 /// The answer: the output of the drill's execution.

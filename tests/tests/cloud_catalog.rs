@@ -161,7 +161,7 @@ fn i3_of_many_that_begin_at_once_one_does() {
     });
     assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1, "{results:?}");
     assert!(results.iter().all(|r| matches!(r, Ok(()) | Err(CatalogError::Contended { .. }))), "{results:?}");
-    let open = block_on(world.catalog.open_backups()).unwrap();
+    let open: Vec<_> = block_on(world.catalog.open_backups()).unwrap().into_iter().map(Result::unwrap).collect();
     let once = block_on(world.catalog.begun_once(&world.cluster, "turn")).unwrap();
     assert_eq!(once.as_ref(), Some(&open[0].backup_id));
     assert!(

@@ -120,6 +120,22 @@ fn a_failed_check_fails_the_drill_and_says_which() {
 }
 
 #[test]
+fn a_lost_object_fails_the_drill_before_an_instance_is_launched_and_is_named_everywhere() {
+    let (cloud, _db) = backed_up(&config());
+    let data = cloud.keys("v1/orders/").into_iter().find(|key| key.contains("/data-")).unwrap();
+    cloud.lose(&data);
+    // The first answer is lost on its way: the second says the same.
+    cloud.fault(json!({"on": "lambda:Invoke", "effect": "lose-reply", "match": {"FunctionName": "highwater-plan-restore"}, "times": 1}));
+    let ended = cloud.execute("drill", &json!({"cluster": "orders"}));
+    assert_eq!(cloud.fault_hits(), [1]);
+    assert_eq!((&ended["status"], &ended["error"]), (&json!("FAILED"), &json!("DrillFailed")), "{ended}");
+    let cause = ended["cause"].as_str().unwrap();
+    assert!(cause.starts_with("Damaged: ") && cause.contains(&data), "{ended}");
+    did_not_pass(&cloud, ended["executionArn"].as_str().unwrap(), &data);
+    assert!(cloud.instances().iter().all(|i| i["tags"]["highwater:purpose"] != "drill"), "nothing was launched");
+}
+
+#[test]
 fn a_drill_that_is_aborted_killed_or_silent_ends_at_once_and_leaves_no_instance() {
     let (cloud, _db) = backed_up(&config());
     cloud.drills_hang();

@@ -320,11 +320,11 @@ impl Table {
     }
 
     /// The items whose `open` attribute is `kind`, from the sparse index of that name: eventually consistent, so a
-    /// caller has to read an item itself before it acts on it.
+    /// caller has to read an item itself before it acts on it. One that is `Unreadable` stands among the others.
     ///
     /// # Errors
-    /// `Unreadable`; those of the service.
-    pub async fn open<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<T>, TableError> {
+    /// Those of the service.
+    pub async fn open<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<Result<T, TableError>>, TableError> {
         let mut pages = self
             .client
             .query()
@@ -338,7 +338,7 @@ impl Table {
             .send();
         let mut found = Vec::new();
         while let Some(item) = pages.next().await {
-            found.push(read(item.map_err(|e| CallError::of("dynamodb:Query", format!("index open, {kind}"), e))?)?);
+            found.push(read(item.map_err(|e| CallError::of("dynamodb:Query", format!("index open, {kind}"), e))?));
         }
         Ok(found)
     }

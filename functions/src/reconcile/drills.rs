@@ -1,6 +1,6 @@
 //! Drills that nobody ends any more, and instances that nobody needs.
 
-use super::Reconcile;
+use super::{Reconcile, Run};
 use crate::error::FunctionError;
 use crate::metrics::emit;
 use crate::record_drill;
@@ -18,35 +18,27 @@ const INSTANCE_GONE: &str = "InstanceGone";
 const LONGEST_HOURS: u32 = 48;
 
 impl Reconcile {
-    /// Closes what has ended, hurries what waits for nothing, then ends what leaked. One drill's error does not hide the others.
-    pub(super) async fn drills(&self) -> Result<Vec<String>, FunctionError> {
-        let instances = self.ec2.drill_instances(&self.deployment).await?;
-        let (mut did, mut errors) = (Vec::new(), Vec::new());
-        for record in self.catalog.open_drills().await? {
-            match self.care_for(&record, &instances).await {
-                Ok(done) => did.extend(done),
-                Err(error) => errors.push(error),
-            }
+    /// Closes what has ended, hurries what waits for nothing, then ends what leaked.
+    pub(super) async fn drills(&self, run: &mut Run) {
+        let instances = match self.ec2.drill_instances(&self.deployment).await {
+            Ok(instances) => instances,
+            Err(error) => return run.note(Err::<Option<String>, _>(error)),
+        };
+        for record in run.of(self.catalog.open_drills().await) {
+            run.note(self.care_for(&record, &instances).await);
         }
         let mut leaks = 0u32;
         for instance in instances.iter().filter(|i| !i.is_ending) {
             match self.why_leaked(instance).await {
                 Ok(Some(why)) => {
                     leaks += 1;
-                    match self.end_leaked(instance, why).await {
-                        Ok(done) => did.push(done),
-                        Err(error) => errors.push(error),
-                    }
+                    run.note(self.end_leaked(instance, why).await.map(Some));
                 }
                 Ok(None) => {}
-                Err(error) => errors.push(error),
+                Err(error) => run.note(Err::<Option<String>, _>(error)),
             }
         }
         emit(&self.deployment, None, &[("LeakedInstances", "Count", leaks.into())]);
-        match errors.into_iter().reduce(|a, b| FunctionError { message: format!("{}; {}", a.message, b.message), ..a }) {
-            Some(error) => Err(error),
-            None => Ok(did),
-        }
     }
 
     /// One drill of the index, which may lag behind.

@@ -1,8 +1,7 @@
 //! What needs a person, of every cluster: metrics, on which alarms stand. The status page and `highwater status` say the same,
 //! because all three ask [`gather`].
 
-use super::Reconcile;
-use crate::error::{FunctionError, Name};
+use super::{Reconcile, Run};
 use crate::metrics::{Metric, emit};
 use highwater_aws::status::gather;
 use highwater_core::status::{ClusterStatus, Need};
@@ -37,24 +36,19 @@ fn measured(status: &ClusterStatus, now: Timestamp) -> Vec<Metric> {
 
 impl Reconcile {
     /// Measures every configured cluster. A cluster that cannot be measured is an error, after the others were.
-    pub(super) async fn overdue(&self) -> Result<Vec<String>, FunctionError> {
-        let (mut did, mut errors) = (Vec::new(), Vec::new());
+    pub(super) async fn overdue(&self, run: &mut Run) {
         let mut counts = COUNTED.map(|name| (name, "Count", 0.0));
-        for config in self.ssm.clusters(&self.clusters).await? {
+        for config in run.of(self.ssm.clusters(&self.clusters).await) {
             let now = Timestamp::now();
-            let status = match config {
-                Ok(config) => gather(&self.catalog, &config, now).await.map_err(FunctionError::from),
-                Err(error) => Err(error.into()),
-            };
-            let status = match status {
+            let status = match gather(&self.catalog, &config, now).await {
                 Ok(status) => status,
                 Err(error) => {
-                    errors.push(error.message);
+                    run.note(Err::<Option<String>, _>(error));
                     continue;
                 }
             };
             for need in &status.needs {
-                did.push(format!("{}: {need}", status.cluster));
+                run.did.push(format!("{}: {need}", status.cluster));
                 counts.iter_mut().filter(|(name, _, _)| counted(need) == Some(*name)).for_each(|(_, _, n)| *n += 1.0);
             }
             let metrics = measured(&status, now);
@@ -64,6 +58,5 @@ impl Reconcile {
         }
         // Written even as zero: silence is an alarm.
         emit(&self.deployment, None, &counts);
-        if errors.is_empty() { Ok(did) } else { Err(FunctionError::new(Name::Permanent, errors.join("; "))) }
     }
 }

@@ -93,11 +93,17 @@ describe("drill", () => {
     const { status, output, calls, path } = await drill();
     expect(status).toBe("SUCCEEDED");
     expect(output).toEqual({ outcome: "passed", cluster: "orders" });
-    expect(path).toEqual(["Plan", "Drill", "FindInstance", "IsAnyInstanceLeft", "Terminate", "Record", "HasPassed", "Passed"]);
+    expect(path).toEqual(["Plan", "IsRefused", "Drill", "FindInstance", "IsAnyInstanceLeft", "Terminate", "Record", "HasPassed", "Passed"]);
     expect(calls.Plan?.[0].Payload).toEqual({ input: { cluster: "orders" }, execution: "arn:execution", started: "2026-11-22T02:00:00.123Z" });
     expect(calls.Drill?.[0].Payload).toEqual({ drill: plan.Payload, token: "token" });
     expect(calls.Terminate?.[0]).toEqual({ InstanceIds: ["i-1"] });
     expect(calls.Record?.[0].Payload).toEqual({ drill: plan.Payload, failure: null });
+  });
+  it("records what cannot be restored as failed, and launches nothing", async () => {
+    const refused = { Payload: { ...plan.Payload, refused: { Error: "Damaged", Cause: "data-0000.zst is gone" } } };
+    const { status, error, cause, path, calls } = await drill({ Plan: refused, Record: { Payload: { outcome: "failed", reason: "no" } } });
+    expect([status, error, cause, path]).toEqual(["FAILED", "DrillFailed", "no", ["Plan", "IsRefused", "Record", "HasPassed", "Failed"]]);
+    expect(calls.Record?.[0].Payload).toEqual({ drill: refused.Payload, failure: refused.Payload.refused });
   });
   it("looks for its instance by this drill's tag, in this deployment only", async () => {
     const { calls } = await drill();
@@ -113,7 +119,7 @@ describe("drill", () => {
   it.each(["States.HeartbeatTimeout", "States.Timeout", "DrillHelper", "InsufficientCapacity", "States.TaskFailed"])("terminates and records when the drill ends with %s", async (error) => {
     const { status, path, calls } = await drill({ Drill: failure(error), Record: { Payload: { outcome: "failed", reason: "no" } } });
     expect(status).toBe("FAILED");
-    expect(path).toEqual(["Plan", "Drill", "LetLaunchSettle", "FindInstance", "IsAnyInstanceLeft", "Terminate", "Record", "HasPassed", "Failed"]);
+    expect(path).toEqual(["Plan", "IsRefused", "Drill", "LetLaunchSettle", "FindInstance", "IsAnyInstanceLeft", "Terminate", "Record", "HasPassed", "Failed"]);
     expect(calls.Record?.[0].Payload.failure).toEqual({ Error: error, Cause: "why" });
   });
   it("terminates before it records, so that no failure to record keeps an instance", async () => {

@@ -193,7 +193,7 @@ impl CatalogTable {
     ///
     /// # Errors
     /// Those of the table.
-    pub async fn open_approvals(&self) -> Result<Vec<ApprovalRecord>, CatalogError> {
-        Ok(self.table.open(ApprovalRecord::OPEN).await?)
+    pub async fn open_approvals(&self) -> Result<Vec<Result<ApprovalRecord, TableError>>, TableError> {
+        self.table.open(ApprovalRecord::OPEN).await
     }
 }

@@ -504,8 +504,8 @@ impl CatalogTable {
     ///
     /// # Errors
     /// Those of the table.
-    pub async fn open_backups(&self) -> Result<Vec<BackupRecord>, CatalogError> {
-        Ok(self.table.open(BackupRecord::OPEN).await?)
+    pub async fn open_backups(&self) -> Result<Vec<Result<BackupRecord, TableError>>, TableError> {
+        self.table.open(BackupRecord::OPEN).await
     }
 }
 

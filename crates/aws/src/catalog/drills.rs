@@ -275,8 +275,8 @@ impl CatalogTable {
     ///
     /// # Errors
     /// Those of the table.
-    pub async fn open_drills(&self) -> Result<Vec<DrillRecord>, CatalogError> {
-        Ok(self.table.open(DrillRecord::OPEN).await?)
+    pub async fn open_drills(&self) -> Result<Vec<Result<DrillRecord, TableError>>, TableError> {
+        self.table.open(DrillRecord::OPEN).await
     }
 
     /// What the newest drills measured of restores, the newest first.

@@ -368,7 +368,7 @@ impl CatalogTable {
     ///
     /// # Errors
     /// Those of the table.
-    pub async fn open_promotions(&self) -> Result<Vec<PromotionRecord>, CatalogError> {
-        Ok(self.table.open(PromotionRecord::OPEN).await?)
+    pub async fn open_promotions(&self) -> Result<Vec<Result<PromotionRecord, TableError>>, TableError> {
+        self.table.open(PromotionRecord::OPEN).await
     }
 }
