@@ -48,7 +48,7 @@ demo: tools ## On the local cloud: schedules back a live database up; drill, cer
 
 .PHONY: bench
 bench: tools ## Speed and memory against the usual pipelines; writes docs/BENCHMARKS.md
-	cargo build --release -p highwater-host -p highwater-tests --bins --benches --quiet
+	cargo build --release -p highwater-host -p highwater-tests --bins --quiet
 	target/release/bench
 
 # The functions are built by cargo-lambda, the commands by cargo-zigbuild: both link against an older glibc than this machine's,

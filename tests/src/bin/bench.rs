@@ -11,6 +11,7 @@ use std::time::Instant;
 
 fn main() {
     let args = Args::read();
+    args.check_room();
     let bench = Bench::begin(&args);
     let mut results = Results::default();
     let mut backup = None;
@@ -51,7 +52,27 @@ impl Args {
         }
         args
     }
+
+    /// A disk that fills in mid-run would be found by a peer that says no more than its exit code.
+    fn check_room(&self) {
+        let dir = std::env::temp_dir();
+        let stat = rustix::fs::statvfs(&dir).expect("look at the disk");
+        let free = stat.f_bavail * stat.f_frsize;
+        // The database, a stored copy and a restored one; of the generated stream what is stored, while s3s-fs joins its parts.
+        let needed = 3 * ROW_BYTES * 4 * self.rows + self.stream_gb * 1_000_000_000;
+        let gb = |bytes: u64| bytes as f64 / 1e9;
+        assert!(
+            free > needed,
+            "{} has {:.1} GB free, this needs {:.1} GB: fewer --rows, a smaller --stream-gb, another TMPDIR",
+            dir.display(),
+            gb(free),
+            gb(needed)
+        );
+    }
 }
+
+/// A row of sysbench's tables with its index, on disk.
+const ROW_BYTES: u64 = 255;
 
 /// One measured run.
 #[derive(Debug, Clone, Copy)]
@@ -232,7 +253,7 @@ impl Bench {
     fn stream(&self, gb: u64) -> (u64, serde_json::Value) {
         eprintln!("a generated stream of {gb} GB");
         settle();
-        let mut stream = Command::new(bench_binary("stream"));
+        let mut stream = Command::new(binary("bench_stream"));
         stream.args(["--gb", &gb.to_string(), "--bucket", "backups"]);
         let out = run(stream.envs(self.s3.env()).stderr(Stdio::inherit()));
         let start = out.find('{').expect("the stream's measurements");
@@ -312,17 +333,6 @@ fn children_cpu_seconds() -> f64 {
 fn peak_rss_kib(status: &Path) -> Option<u64> {
     let status = std::fs::read_to_string(status).ok()?;
     status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?.parse().ok()
-}
-
-/// The newest build of one of the helper's own benchmarks: cargo names it with a hash.
-fn bench_binary(name: &str) -> PathBuf {
-    let deps = std::env::current_exe().expect("our own path").with_file_name("deps");
-    let ours = |file: &std::fs::DirEntry| {
-        let hash = file.file_name().to_string_lossy().strip_prefix(&format!("{name}-")).map(str::to_owned);
-        hash.is_some_and(|h| h.bytes().all(|b| b.is_ascii_hexdigit()))
-    };
-    let built = std::fs::read_dir(deps).expect("list the built binaries").flatten().filter(ours);
-    built.max_by_key(|f| f.metadata().and_then(|m| m.modified()).ok()).expect("the built benchmark: cargo build --release --benches").path()
 }
 
 fn first_below(dir: &Path) -> std::ffi::OsString {
