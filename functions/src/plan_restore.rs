@@ -13,6 +13,7 @@ use highwater_aws::catalog::drills::{DrillRecord, State};
 use highwater_aws::manifests::head_objects;
 use highwater_aws::s3::{Bucket, StoreErrorKind};
 use highwater_aws::ssm::{ConfigError, Ssm};
+use highwater_aws::table::Record;
 use highwater_core::audit::{audit_catalog, objects_of};
 use highwater_core::catalog::Catalog;
 use highwater_core::ids::drill_prefix;

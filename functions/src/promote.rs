@@ -15,6 +15,7 @@ use highwater_aws::catalog::{CatalogError, CatalogTable};
 use highwater_aws::kms::SigningKey;
 use highwater_aws::s3::Bucket;
 use highwater_aws::ssm::{Command, Ssm, comment};
+use highwater_aws::table::Record;
 use highwater_core::approval::ApprovalV1;
 use highwater_core::certificate::CertificateV1;
 use highwater_core::cluster::ClusterConfigV1;

@@ -185,8 +185,20 @@ fn a_drill_that_is_aborted_killed_or_silent_ends_at_once_and_leaves_no_instance(
     launch("i-0dead0000000000b2", &forgotten, 13);
     forgotten.as_object_mut().unwrap().remove("highwater:drill");
     launch("i-0dead0000000000b3", &forgotten, 16);
-    // Or an event's own run of it does, at the same moment: the end counts, not who was first.
-    cloud.invoke("reconcile", &json!({})).unwrap();
+    // What cannot be read, or is another's, is named and hides nothing.
+    let open = ["backup", "drill", "promotion", "approval"].map(|kind| (kind, format!("{kind}#unreadable")));
+    let (table, pk) = (cloud.output("Catalog"), json!({"S": "cluster#billing"}));
+    for (kind, sk) in &open {
+        let item = json!({"pk": pk, "sk": {"S": sk}, "open": {"S": kind}});
+        cloud.aws("dynamodb", "DynamoDB_20120810.PutItem", &json!({"TableName": table, "Item": item})).unwrap();
+    }
+    let (name, message) = cloud.invoke("reconcile", &json!({})).unwrap_err();
+    assert!(name == "Permanent" && open.iter().all(|(_, sk)| message.contains(&format!("cluster#billing {sk}"))), "{name}: {message}");
+    for (_, sk) in &open {
+        let key = json!({"pk": pk, "sk": {"S": sk}});
+        cloud.aws("dynamodb", "DynamoDB_20120810.DeleteItem", &json!({"TableName": table, "Key": key})).unwrap();
+    }
+    // An event's own run of it may end them too, at the same moment: the end counts, not who was first.
     let left = || cloud.drill_instances().iter().map(|i| i["instance-id"].clone()).collect::<Vec<_>>();
     let leaked = ["a1", "b1", "b3"].map(|end| json!(format!("i-0dead0000000000{end}")));
     wait_for("the leaked instances' end", || leaked.iter().all(|leaked| !left().contains(leaked)).then_some(()));

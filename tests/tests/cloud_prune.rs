@@ -7,7 +7,7 @@ use highwater_aws::catalog::drills::{DrillRecord, State};
 use highwater_aws::catalog::head::Head;
 use highwater_aws::catalog::lease;
 use highwater_aws::rebuild::{compare, rebuild};
-use highwater_aws::table::{Key, Table, Write};
+use highwater_aws::table::{Key, Record, Table, Write};
 use highwater_core::audit::{ObjectId, objects_of_backup};
 use highwater_core::certificate::{CERTIFICATE_NAME, SIGNATURE_NAME};
 use highwater_core::ids::{backup_prefix, drill_prefix};

@@ -43,26 +43,36 @@ impl Key {
         Self { pk: partition(cluster), sk: sk.into() }
     }
 
-    /// What lies here says that it belongs `there`; `whose` names it.
-    ///
-    /// # Errors
-    /// `Unreadable` when that is another place.
-    pub(crate) fn has(&self, there: &Self, whose: &str) -> Result<(), TableError> {
-        if self == there { Ok(()) } else { Err(unreadable(self, format!("it is the record of {whose}"))) }
+    /// The key of an item.
+    fn of_item(item: &Item) -> Self {
+        let part = |name: &str| item.get(name).and_then(|v| v.as_s().ok()).cloned().unwrap_or_default();
+        Self { pk: part("pk"), sk: part("sk") }
     }
 
-    /// What lies here has the format that is read here.
-    ///
-    /// # Errors
-    /// `Unreadable` when it has another.
-    pub(crate) fn is_of_format(&self, found: &str, read: &str) -> Result<(), TableError> {
-        if found == read { Ok(()) } else { Err(unreadable(self, format!("its format is {found:?}, expected {read:?}"))) }
+    /// That what lies here is not what this code wrote.
+    pub(crate) fn unreadable(&self, reason: impl ToString) -> TableError {
+        TableError::Unreadable { pk: self.pk.clone(), sk: self.sk.clone(), reason: reason.to_string() }
     }
 
     fn item(&self) -> Item {
         let text = |s: &str| AttributeValue::S(s.to_owned());
         Item::from([("pk".to_owned(), text(&self.pk)), ("sk".to_owned(), text(&self.sk))])
     }
+}
+
+/// A record that says itself where it belongs.
+pub trait Record: DeserializeOwned {
+    /// The one format that this code reads.
+    const FORMAT: &'static str;
+
+    /// Its format.
+    fn format(&self) -> &str;
+
+    /// Where it belongs.
+    fn place(&self) -> Key;
+
+    /// What it is, for errors: `drill 20261122T015900Z-4f7c90ab of orders`.
+    fn name(&self) -> String;
 }
 
 /// The partition of a cluster.
@@ -124,7 +134,7 @@ impl Write {
     /// # Errors
     /// `Unreadable` when the record has no form as an item.
     pub fn put<T: Serialize>(key: Key, record: &T) -> Result<Self, TableError> {
-        let mut item: Item = serde_dynamo::to_item(record).map_err(|e| unreadable(&key, e))?;
+        let mut item: Item = serde_dynamo::to_item(record).map_err(|e| key.unreadable(e))?;
         item.extend(key.item());
         Ok(Self::new(key, Action::Put(item)))
     }
@@ -164,7 +174,7 @@ impl Write {
     /// # Errors
     /// `Unreadable` when the value has no form as an attribute.
     pub fn value<T: Serialize>(mut self, name: &str, value: T) -> Result<Self, TableError> {
-        let value = serde_dynamo::to_attribute_value(value).map_err(|e| unreadable(&self.key, e))?;
+        let value = serde_dynamo::to_attribute_value(value).map_err(|e| self.key.unreadable(e))?;
         self.values.insert(name.to_owned(), value);
         Ok(self)
     }
@@ -266,14 +276,34 @@ impl Table {
         Self { client: Client::new(config), name: name.into() }
     }
 
+    /// Reads one record, strongly consistent.
+    ///
+    /// # Errors
+    /// Those of [`read_record`]; those of the service.
+    pub async fn record<R: Record>(&self, key: &Key) -> Result<Option<R>, TableError> {
+        self.item(key).await?.map(read_record).transpose()
+    }
+
+    /// Reads the records of a range of one partition, strongly consistent, all pages.
+    ///
+    /// # Errors
+    /// Those of [`read_record`]; those of the service.
+    pub async fn records<R: Record>(&self, range: Range) -> Result<Vec<R>, TableError> {
+        self.items(range, &[]).await?.into_iter().map(read_record).collect()
+    }
+
     /// Reads one item, strongly consistent.
     ///
     /// # Errors
     /// `Unreadable`; those of the service.
     pub async fn get<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>, TableError> {
+        self.item(key).await?.map(read).transpose()
+    }
+
+    async fn item(&self, key: &Key) -> Result<Option<Item>, TableError> {
         let sent = self.client.get_item().table_name(&self.name).set_key(Some(key.item())).consistent_read(true).send().await;
         let answer = sent.map_err(|e| CallError::of("dynamodb:GetItem", format!("{} {}", key.pk, key.sk), e))?;
-        answer.item.map(read).transpose()
+        Ok(answer.item)
     }
 
     /// Reads a range of one partition, strongly consistent, all pages.
@@ -289,6 +319,10 @@ impl Table {
     /// # Errors
     /// As [`Table::query`].
     pub async fn query_for<T: DeserializeOwned>(&self, range: Range, attributes: &[&str]) -> Result<Vec<T>, TableError> {
+        self.items(range, attributes).await?.into_iter().map(read).collect()
+    }
+
+    async fn items(&self, range: Range, attributes: &[&str]) -> Result<Vec<Item>, TableError> {
         let projection = attributes.iter().chain(&["pk", "sk"]).map(|name| format!("#{name}")).collect::<Vec<_>>().join(", ");
         let projection = Some(projection).filter(|_| !attributes.is_empty());
         let text = |s: &str| AttributeValue::S(s.to_owned());
@@ -311,7 +345,7 @@ impl Table {
         let mut found = Vec::new();
         while let Some(item) = pages.next().await {
             let item = item.map_err(|e| CallError::of("dynamodb:Query", format!("{} {}..{}", range.pk, range.from, range.to), e))?;
-            found.push(read(item)?);
+            found.push(item);
             if range.limit > 0 && found.len() == range.limit {
                 break;
             }
@@ -324,7 +358,7 @@ impl Table {
     ///
     /// # Errors
     /// Those of the service.
-    pub async fn open<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<Result<T, TableError>>, TableError> {
+    pub async fn open<R: Record>(&self, kind: &str) -> Result<Vec<Result<R, TableError>>, TableError> {
         let mut pages = self
             .client
             .query()
@@ -338,7 +372,7 @@ impl Table {
             .send();
         let mut found = Vec::new();
         while let Some(item) = pages.next().await {
-            found.push(read(item.map_err(|e| CallError::of("dynamodb:Query", format!("index open, {kind}"), e))?));
+            found.push(read_record(item.map_err(|e| CallError::of("dynamodb:Query", format!("index open, {kind}"), e))?));
         }
         Ok(found)
     }
@@ -385,13 +419,24 @@ impl Table {
 /// # Errors
 /// `Unreadable`.
 pub fn read<T: DeserializeOwned>(item: Item) -> Result<T, TableError> {
-    let part = |name: &str| item.get(name).and_then(|v| v.as_s().ok()).cloned().unwrap_or_default();
-    let key = Key { pk: part("pk"), sk: part("sk") };
-    serde_dynamo::from_item(item).map_err(|e| unreadable(&key, e))
+    let key = Key::of_item(&item);
+    serde_dynamo::from_item(item).map_err(|e| key.unreadable(e))
 }
 
-fn unreadable(key: &Key, reason: impl ToString) -> TableError {
-    TableError::Unreadable { pk: key.pk.clone(), sk: key.sk.clone(), reason: reason.to_string() }
+/// An item as a record that says itself where it belongs.
+///
+/// # Errors
+/// `Unreadable`, also for the record of another place or format.
+pub fn read_record<R: Record>(item: Item) -> Result<R, TableError> {
+    let key = Key::of_item(&item);
+    let record: R = read(item)?;
+    if key != record.place() {
+        return Err(key.unreadable(format!("it is the record of {}", record.name())));
+    }
+    match record.format() {
+        format if format == R::FORMAT => Ok(record),
+        other => Err(key.unreadable(format!("its format is {other:?}, expected {:?}", R::FORMAT))),
+    }
 }
 
 type Cancelled = SdkError<TransactWriteItemsError>;

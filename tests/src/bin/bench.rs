@@ -1,7 +1,7 @@
 //! `make bench`: the helper against the pipelines that people use, on one machine, in the same run, in turns.
 //! Writes docs/BENCHMARKS.md. Arguments: `--rows N` (sysbench rows in each of four tables), `--rounds N`, `--stream-gb N`.
 
-use highwater_tests::{Backup, Host, MariaDb, Output, S3, benchmarks, run, tool, wait_for};
+use highwater_tests::{Backup, Host, MariaDb, Output, S3, benchmarks, binary, run, tool, wait_for};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt;

@@ -4,7 +4,7 @@
 use super::head::Head;
 use super::promotions::PromotionRecord;
 use super::{CatalogError, CatalogTable};
-use crate::table::{Key, Range, TableError, Write};
+use crate::table::{Key, Range, Record, TableError, Write};
 use highwater_core::consent::PromotionRequest;
 use highwater_core::ids::cluster_prefix;
 use highwater_core::promotion::PromotionId;
@@ -62,10 +62,23 @@ fn newest_key(cluster: &ClusterId) -> Key {
     Key::of(cluster, "approval")
 }
 
-impl ApprovalRecord {
-    /// The record's format.
-    pub const FORMAT: &'static str = "highwater.catalog.approval.v1";
+impl Record for ApprovalRecord {
+    const FORMAT: &'static str = "highwater.catalog.approval.v1";
 
+    fn format(&self) -> &str {
+        &self.format
+    }
+
+    fn place(&self) -> Key {
+        key(&self.request.cluster, &self.request.id)
+    }
+
+    fn name(&self) -> String {
+        format!("request {} of {}", self.request.id, self.request.cluster)
+    }
+}
+
+impl ApprovalRecord {
     /// The value of `open`.
     pub const OPEN: &'static str = "approval";
 
@@ -84,17 +97,6 @@ impl ApprovalRecord {
             "question": request.question, "votes": request.votes, "approvals_needed": request.approvals_needed(),
             "approvals": request.approvers().len(), "execution": self.execution, "promotion": promotion.map(PromotionRecord::shown),
         })
-    }
-
-    fn key(&self) -> Key {
-        key(&self.request.cluster, &self.request.id)
-    }
-
-    /// This record, if it is the one that belongs at `key`, in the one format that this code reads.
-    fn at(self, key: &Key) -> Result<Self, TableError> {
-        key.has(&self.key(), &format!("request {} of {}", self.request.id, self.request.cluster))?;
-        key.is_of_format(&self.format, Self::FORMAT)?;
-        Ok(self)
     }
 }
 
@@ -119,7 +121,7 @@ impl CatalogTable {
         let (cluster, id) = (&record.request.cluster, &record.request.id);
         let newest = Newest { format: "highwater.catalog.newest-request.v1".to_owned(), newest: id.clone() };
         let newest = Write::put(newest_key(cluster), &newest)?.only_if("attribute_not_exists(pk) OR #newest <= :id").value(":id", id)?;
-        match self.table.write(vec![Write::create(record.key(), record)?, newest]).await {
+        match self.table.write(vec![Write::create(record.place(), record)?, newest]).await {
             Ok(()) => Ok(Recorded::There(Box::new(record.clone()))),
             Err(TableError::Condition { .. }) => match (self.approval(cluster, id).await?, self.newest_request(cluster).await?) {
                 (Some(there), _) => Ok(Recorded::There(Box::new(there))),
@@ -133,10 +135,9 @@ impl CatalogTable {
     /// One request.
     ///
     /// # Errors
-    /// Those of the table; `Unreadable` also for another one's record.
+    /// Those of the table.
     pub async fn approval(&self, cluster: &ClusterId, id: &PromotionId) -> Result<Option<ApprovalRecord>, CatalogError> {
-        let (key, record) = (key(cluster, id), self.table.get::<ApprovalRecord>(&key(cluster, id)).await?);
-        Ok(record.map(|record| record.at(&key)).transpose()?)
+        Ok(self.table.record(&key(cluster, id)).await?)
     }
 
     /// The id of the newest request.
@@ -151,16 +152,9 @@ impl CatalogTable {
     /// The newest requests, the newest first.
     ///
     /// # Errors
-    /// Those of the table; `Unreadable` also for another cluster's record.
+    /// Those of the table.
     pub async fn recent_approvals(&self, cluster: &ClusterId, limit: usize) -> Result<Vec<ApprovalRecord>, CatalogError> {
-        let found: Vec<ApprovalRecord> = self.table.query(Range::prefixed(cluster, "approval#").last(limit)).await?;
-        Ok(found
-            .into_iter()
-            .map(|record| {
-                let key = key(cluster, &record.request.id);
-                record.at(&key)
-            })
-            .collect::<Result<_, _>>()?)
+        Ok(self.table.records(Range::prefixed(cluster, "approval#").last(limit)).await?)
     }
 
     /// Writes a request over the one that was read. `as_of` is the head that a vote rests on: if it is given, the vote is
@@ -175,7 +169,7 @@ impl CatalogTable {
         as_of: Option<&Head>,
     ) -> Result<ApprovalRecord, CatalogError> {
         let next = ApprovalRecord { version: read.version + 1, ..next };
-        let mut writes = vec![Write::put(read.key(), &next)?.only_if("#version = :read").value(":read", read.version)?];
+        let mut writes = vec![Write::put(read.place(), &next)?.only_if("#version = :read").value(":read", read.version)?];
         if let Some(head) = as_of {
             writes.push(is_newest(&read.request)?);
             writes.push(head.unchanged(&read.request.cluster)?);

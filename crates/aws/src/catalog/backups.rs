@@ -6,7 +6,7 @@
 use super::head::{Head, LastFailure};
 use super::lease::{change, release};
 use super::{ATTEMPTS, CatalogError, CatalogTable, Window};
-use crate::table::{Key, Range, TableError, Write};
+use crate::table::{Key, Range, Record, TableError, Write};
 use highwater_core::catalog::{Catalog, StoredManifest};
 use highwater_core::chain::Admitted;
 use highwater_core::lease::Lease;
@@ -192,23 +192,35 @@ impl Committed {
     /// # Errors
     /// `Unreadable` when the text is not the one whose digest is beside it, or the key is another's.
     pub fn stored(&self, key: &Key) -> Result<StoredManifest, TableError> {
-        let unreadable = |reason: String| TableError::Unreadable { pk: key.pk.clone(), sk: key.sk.clone(), reason };
         let parsed = StoredManifest::parse(self.manifest_key.clone(), self.manifest_version_id.clone(), self.manifest.as_bytes());
-        let stored = parsed.map_err(|e| unreadable(e.to_string()))?;
+        let stored = parsed.map_err(|e| key.unreadable(e))?;
         if stored.sha256 != self.manifest_sha256 {
-            return Err(unreadable(format!("its manifest has SHA-256 {}, recorded is {}", stored.sha256, self.manifest_sha256)));
+            return Err(key.unreadable(format!("its manifest has SHA-256 {}, recorded is {}", stored.sha256, self.manifest_sha256)));
         }
         if stored.key != stored.manifest.key() {
-            return Err(unreadable(format!("its manifest belongs at {}, recorded is {}", stored.manifest.key(), stored.key)));
+            return Err(key.unreadable(format!("its manifest belongs at {}, recorded is {}", stored.manifest.key(), stored.key)));
         }
         Ok(stored)
     }
 }
 
-impl BackupRecord {
-    /// The record's format.
-    pub const FORMAT: &'static str = "highwater.catalog.backup.v1";
+impl Record for BackupRecord {
+    const FORMAT: &'static str = "highwater.catalog.backup.v1";
 
+    fn format(&self) -> &str {
+        &self.format
+    }
+
+    fn place(&self) -> Key {
+        Self::key(&self.cluster, &self.backup_id)
+    }
+
+    fn name(&self) -> String {
+        format!("backup {} of {}", self.backup_id, self.cluster)
+    }
+}
+
+impl BackupRecord {
     /// The value of `open`.
     pub const OPEN: &'static str = "backup";
 
@@ -246,15 +258,6 @@ impl BackupRecord {
     /// Its key.
     pub fn key(cluster: &ClusterId, id: &BackupId) -> Key {
         Key::of(cluster, format!("backup#{id}"))
-    }
-
-    /// This record, if it is the one that belongs at `key`.
-    ///
-    /// # Errors
-    /// `Unreadable`.
-    pub(crate) fn at(self, key: &Key) -> Result<Self, TableError> {
-        key.has(&Self::key(&self.cluster, &self.backup_id), &format!("{} of {}", self.backup_id, self.cluster))?;
-        Ok(self)
     }
 
     /// The token of its lease; zero for one that was rebuilt.
@@ -321,9 +324,7 @@ impl CatalogTable {
     /// # Errors
     /// Those of the table.
     pub async fn backup(&self, cluster: &ClusterId, id: &BackupId) -> Result<Option<BackupRecord>, CatalogError> {
-        let key = BackupRecord::key(cluster, id);
-        let record: Option<BackupRecord> = self.table.get(&key).await?;
-        record.map(|record| record.at(&key)).transpose().map_err(Into::into)
+        Ok(self.table.record(&BackupRecord::key(cluster, id)).await?)
     }
 
     /// The newest backups, whatever became of them, the newest first.
@@ -331,7 +332,7 @@ impl CatalogTable {
     /// # Errors
     /// Those of the table.
     pub async fn recent_backups(&self, cluster: &ClusterId, limit: usize) -> Result<Vec<BackupRecord>, CatalogError> {
-        Ok(self.table.query(Range::prefixed(cluster, "backup#").last(limit)).await?)
+        Ok(self.table.records(Range::prefixed(cluster, "backup#").last(limit)).await?)
     }
 
     async fn known(&self, cluster: &ClusterId, id: &BackupId) -> Result<BackupRecord, CatalogError> {

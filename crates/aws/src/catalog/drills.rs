@@ -6,7 +6,7 @@
 use super::backups::{BackupRecord, State as BackupState};
 use super::head::{Head, PassedDrill};
 use super::{ATTEMPTS, CatalogError, CatalogTable};
-use crate::table::{Key, Range, TableError, Write};
+use crate::table::{Key, Range, Record, TableError, Write, read_record};
 use highwater_core::certificate::CertificateV1;
 use highwater_core::plan::Target;
 use highwater_core::rto::Measured;
@@ -145,10 +145,23 @@ impl State {
     }
 }
 
-impl DrillRecord {
-    /// The record's format.
-    pub const FORMAT: &'static str = "highwater.catalog.drill.v1";
+impl Record for DrillRecord {
+    const FORMAT: &'static str = "highwater.catalog.drill.v1";
 
+    fn format(&self) -> &str {
+        &self.format
+    }
+
+    fn place(&self) -> Key {
+        Self::key(&self.cluster, &self.drill_id)
+    }
+
+    fn name(&self) -> String {
+        format!("drill {} of {}", self.drill_id, self.cluster)
+    }
+}
+
+impl DrillRecord {
     /// The value of `open`.
     pub const OPEN: &'static str = "drill";
 
@@ -210,7 +223,7 @@ impl CatalogTable {
     /// # Errors
     /// Those of the table.
     pub async fn drill(&self, cluster: &ClusterId, id: &DrillId) -> Result<Option<DrillRecord>, CatalogError> {
-        Ok(self.table.get(&DrillRecord::key(cluster, id)).await?)
+        Ok(self.table.record(&DrillRecord::key(cluster, id)).await?)
     }
 
     /// Records a drill that is planned. A record that is there already stays, and is given back: it was first (I4).
@@ -223,7 +236,7 @@ impl CatalogTable {
         let stands = Write::check(BackupRecord::key(&record.cluster, &record.backup_id), "#state = :committed");
         match self.table.write(vec![write, stands.value(":committed", "committed")?]).await {
             Ok(()) => Ok(record),
-            Err(TableError::Condition { index: 0, found: Some(found) }) => Ok(crate::table::read(found)?),
+            Err(TableError::Condition { index: 0, found: Some(found) }) => Ok(read_record(found)?),
             Err(TableError::Condition { index: 1, .. }) => Err(CatalogError::Ended {
                 what: format!("backup {}", record.backup_id),
                 cluster: record.cluster,
@@ -297,6 +310,6 @@ impl CatalogTable {
     /// # Errors
     /// Those of the table.
     pub async fn newest_drills(&self, cluster: &ClusterId, limit: usize) -> Result<Vec<DrillRecord>, CatalogError> {
-        Ok(self.table.query(Range::prefixed(cluster, "drill#").last(limit)).await?)
+        Ok(self.table.records(Range::prefixed(cluster, "drill#").last(limit)).await?)
     }
 }

@@ -5,7 +5,7 @@ use super::approvals::is_newest;
 use super::head::Head;
 use super::lease::{change, held, release};
 use super::{ATTEMPTS, CatalogError, CatalogTable};
-use crate::table::{Key, Range, TableError, Write};
+use crate::table::{Key, Range, Record, TableError, Write};
 use highwater_core::consent::PromotionRequest;
 use highwater_core::lease::{Holder, Lease, Purpose};
 use highwater_core::outcome::Outcome;
@@ -113,22 +113,28 @@ impl State {
     }
 }
 
-impl PromotionRecord {
-    /// The record's format.
-    pub const FORMAT: &'static str = "highwater.catalog.promotion.v1";
+impl Record for PromotionRecord {
+    const FORMAT: &'static str = "highwater.catalog.promotion.v1";
 
+    fn format(&self) -> &str {
+        &self.format
+    }
+
+    fn place(&self) -> Key {
+        Self::key(&self.cluster, &self.id)
+    }
+
+    fn name(&self) -> String {
+        format!("promotion {} of {}", self.id, self.cluster)
+    }
+}
+
+impl PromotionRecord {
     /// The value of `open`.
     pub const OPEN: &'static str = "promotion";
 
     fn key(cluster: &ClusterId, id: &PromotionId) -> Key {
         Key::of(cluster, format!("promotion#{id}"))
-    }
-
-    /// This record, if it is the one that belongs at `key`, in the one format that this code reads.
-    fn at(self, key: &Key) -> Result<Self, TableError> {
-        key.has(&Self::key(&self.cluster, &self.id), &format!("promotion {} of {}", self.id, self.cluster))?;
-        key.is_of_format(&self.format, Self::FORMAT)?;
-        Ok(self)
     }
 
     /// The lease's holder that this promotion is.
@@ -160,11 +166,9 @@ impl CatalogTable {
     /// One promotion.
     ///
     /// # Errors
-    /// Those of the table; `Unreadable` also for another one's record.
+    /// Those of the table.
     pub async fn promotion(&self, cluster: &ClusterId, id: &PromotionId) -> Result<Option<PromotionRecord>, CatalogError> {
-        let key = PromotionRecord::key(cluster, id);
-        let record: Option<PromotionRecord> = self.table.get(&key).await?;
-        Ok(record.map(|record| record.at(&key)).transpose()?)
+        Ok(self.table.record(&PromotionRecord::key(cluster, id)).await?)
     }
 
     /// Writes the intent of a promotion and takes the lease; all or nothing, and only while its request is the newest
@@ -352,16 +356,9 @@ impl CatalogTable {
     /// The newest promotions, the newest first.
     ///
     /// # Errors
-    /// Those of the table; `Unreadable` also for another cluster's record.
+    /// Those of the table.
     pub async fn recent_promotions(&self, cluster: &ClusterId, limit: usize) -> Result<Vec<PromotionRecord>, CatalogError> {
-        let found: Vec<PromotionRecord> = self.table.query(Range::prefixed(cluster, "promotion#").last(limit)).await?;
-        Ok(found
-            .into_iter()
-            .map(|record| {
-                let key = PromotionRecord::key(cluster, &record.id);
-                record.at(&key)
-            })
-            .collect::<Result<_, _>>()?)
+        Ok(self.table.records(Range::prefixed(cluster, "promotion#").last(limit)).await?)
     }
 
     /// Promotions that have not ended or whose task has no answer. From the index, which lags.

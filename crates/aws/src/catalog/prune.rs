@@ -150,7 +150,7 @@ impl CatalogTable {
             }
             facts.passed.extend(drill.passed_at.map(|_| drill.backup_id));
         }
-        let requests: Vec<ApprovalRecord> = self.table.query(Range::prefixed(cluster, "approval#")).await?;
+        let requests: Vec<ApprovalRecord> = self.table.records(Range::prefixed(cluster, "approval#")).await?;
         for record in requests {
             let ApprovalRecord { request, open, .. } = record;
             let Some(question) = request.question else { continue };
@@ -161,7 +161,7 @@ impl CatalogTable {
                 facts.used.push((question.backup_id, format!("request {}", request.id)));
             }
         }
-        let promotions: Vec<PromotionRecord> = self.table.query(Range::prefixed(cluster, "promotion#")).await?;
+        let promotions: Vec<PromotionRecord> = self.table.records(Range::prefixed(cluster, "promotion#")).await?;
         let open = promotions.into_iter().filter(|p| p.open.is_some() || p.state.is_unfinished());
         facts.used.extend(open.map(|p| (p.backup_id, format!("promotion {}", p.id))));
         Ok(())
@@ -202,7 +202,7 @@ impl CatalogTable {
         match self.table.write(vec![remove]).await {
             Ok(()) => Ok(()),
             Err(TableError::Condition { found, .. }) => {
-                let record: Option<BackupRecord> = found.map(crate::table::read).transpose()?;
+                let record: Option<BackupRecord> = found.map(crate::table::read_record).transpose()?;
                 let state = record.map_or("gone", |record| record.state.name());
                 Err(CatalogError::Ended { what: format!("backup {}", brief.backup_id), cluster: cluster.clone(), state })
             }

@@ -3,18 +3,18 @@
 use super::backups::{BackupRecord, Point, lsn_prefix, point_lsn, point_time};
 use super::head::Head;
 use super::{CatalogError, CatalogTable};
-use crate::table::{Key, Range, TableError, partition};
+use crate::table::{Key, Range, partition};
 use highwater_core::catalog::{Catalog, StoredManifest};
 use highwater_core::plan::Target;
 use highwater_core::{BackupId, ClusterId};
 use serde::Deserialize;
 
-/// A record with the sort key that it lies at.
+/// A point with the sort key that it lies at.
 #[derive(Debug, Deserialize)]
-struct Keyed<T> {
+struct KeyedPoint {
     sk: String,
     #[serde(flatten)]
-    record: T,
+    point: Point,
 }
 
 /// The most records looked at for a backup near one that does not exist.
@@ -108,10 +108,8 @@ impl CatalogTable {
                 }
                 // An older restore point is not what was asked for.
                 (Some(id), _) => {
-                    let Key { pk, sk } = BackupRecord::key(cluster, id);
-                    return Err(
-                        TableError::Unreadable { pk, sk, reason: "a restore point leads to it, and it is not committed".into() }.into()
-                    );
+                    let key = BackupRecord::key(cluster, id);
+                    return Err(key.unreadable("a restore point leads to it, and it is not committed").into());
                 }
             }
             if let Some(newest) = self.backup(cluster, &newest.backup_id).await? {
@@ -148,13 +146,8 @@ impl CatalogTable {
     }
 
     async fn committed(&self, range: Range) -> Result<Vec<StoredManifest>, CatalogError> {
-        let pk = range.pk.clone();
-        let records: Vec<Keyed<BackupRecord>> = self.table.query(range).await?;
-        let mut found = Vec::with_capacity(records.len());
-        for Keyed { sk, record } in records {
-            found.extend(record.at(&Key { pk: pk.clone(), sk })?.stored()?);
-        }
-        Ok(found)
+        let records: Vec<BackupRecord> = self.table.records(range).await?;
+        Ok(records.iter().filter_map(|record| record.stored().transpose()).collect::<Result<_, _>>()?)
     }
 
     /// The last point of a prefix at or before a value.
@@ -166,13 +159,13 @@ impl CatalogTable {
     /// Where the first point of a range leads. Its key says so too: one that leads elsewhere would restore something else.
     async fn point(&self, range: Range) -> Result<Option<BackupId>, CatalogError> {
         let pk = range.pk.clone();
-        let points: Vec<Keyed<Point>> = self.table.query(range).await?;
-        let Some(Keyed { sk, record: Point { backup_id, .. } }) = points.into_iter().next() else {
+        let points: Vec<KeyedPoint> = self.table.query(range).await?;
+        let Some(KeyedPoint { sk, point: Point { backup_id, .. } }) = points.into_iter().next() else {
             return Ok(None);
         };
         match sk.rsplit('#').next() == Some(backup_id.to_string().as_str()) {
             true => Ok(Some(backup_id)),
-            false => Err(TableError::Unreadable { pk, sk, reason: format!("it leads to {backup_id}") }.into()),
+            false => Err(Key { pk, sk }.unreadable(format!("it leads to {backup_id}")).into()),
         }
     }
 

@@ -9,6 +9,7 @@ use crate::catalog::head::Head;
 use crate::catalog::lease;
 use crate::catalog::promotions::PromotionRecord;
 use crate::catalog::prune::Brief;
+use crate::table::Record;
 use highwater_core::catalog::{Catalog, StoredManifest};
 use highwater_core::consent::RequestState;
 use highwater_core::lease::Lease;
@@ -17,6 +18,7 @@ use highwater_core::{BackupId, ClusterId, DrillId, Sha256};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 
 /// An item as it is stored, with its keys.
 pub(super) type Row = Map<String, Value>;
@@ -146,7 +148,7 @@ impl Rows {
         // It was taken in one transaction with its operation's record.
         if let Some(holder) = &lease.holder
             && !operations.iter().any(|(id, _, _)| *id == holder.operation)
-            && !self.wrong.iter().any(|wrong| wrong.to_string().contains(&holder.operation))
+            && self.is_readable(&holder.purpose.to_string(), &holder.operation)
         {
             found.push(Difference::Lost { what: format!("{} {}", holder.purpose, holder.operation), by: "the lease".to_owned() });
         }
@@ -232,7 +234,7 @@ impl Rows {
     }
 
     /// Whether an item is not already named as one that cannot be read or is another's.
-    fn is_readable(&self, kind: &str, id: &PromotionId) -> bool {
+    fn is_readable(&self, kind: &str, id: &impl Display) -> bool {
         let at = format!("{kind}#{id}");
         !self.wrong.iter().any(|wrong| matches!(wrong, Difference::Unreadable { sk, .. } | Difference::Misplaced { sk, .. } if *sk == at))
     }
