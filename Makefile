@@ -46,11 +46,6 @@ demo: tools ## On the local cloud: schedules back a live database up; drill, cer
 	cargo build --workspace --bins --quiet
 	target/debug/demo
 
-.PHONY: bench
-bench: tools ## Speed and memory against the usual pipelines; writes docs/BENCHMARKS.md
-	cargo build --release -p highwater-host -p highwater-tests --bins --quiet
-	target/release/bench
-
 # The functions are built by cargo-lambda, the commands by cargo-zigbuild: both link against an older glibc than this machine's,
 # Lambda's and that of the oldest hosts (Amazon Linux 2; RHEL 8 and Ubuntu 20.04 have newer ones).
 LAMBDA := $(HIGHWATER_TOOLS)/lambda
@@ -74,10 +69,12 @@ RELEASE = $(VERSION)$(if $(COMMIT), ($(COMMIT)))
 # No path of this machine is in a release, so that where it was built does not matter.
 REMAP = --remap-path-prefix=$(CURDIR)=highwater --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=cargo
 
+BUILD_COMMANDS = PATH=$(LAMBDA)/bin:$$PATH HIGHWATER_VERSION='$(RELEASE)' RUSTFLAGS="$(REMAP)" \
+	cargo zigbuild --release --locked --quiet --target $(HOST_TARGET).$(COMMANDS_GLIBC) -p highwater-host -p highwater
+
 .PHONY: commands
 commands: $(LAMBDA)/.installed ## The helper and the operator's command, for hosts with an old glibc, in target/<arch>-unknown-linux-gnu
-	PATH=$(LAMBDA)/bin:$$PATH HIGHWATER_VERSION='$(RELEASE)' RUSTFLAGS="$(REMAP)" \
-		cargo zigbuild --release --locked --quiet --target $(HOST_TARGET).$(COMMANDS_GLIBC) -p highwater-host -p highwater
+	$(BUILD_COMMANDS)
 
 # The template of a configuration, as CloudFormation or Terraform deploys it: pinned to the helper that was just built.
 TEMPLATE := target/package/template
@@ -101,6 +98,11 @@ PACKAGE_TESTS := test(=a_schedule_that_fires_takes_a_real_full_and_then_an_incre
 test-package: tools package ## The release itself on the local cloud: deployed, installed, a backup, a drill, a promotion
 	cargo build --workspace --tests $(FAULTS) --quiet
 	HIGHWATER_RELEASE='$(CURDIR)/target/package/release' cargo nextest run --workspace $(FAULTS) --no-fail-fast -E '$(PACKAGE_TESTS)'
+
+.PHONY: bench
+bench: tools $(LAMBDA)/.installed ## Speed and memory of the helper as it is released, against the usual pipelines; writes docs/BENCHMARKS.md
+	$(BUILD_COMMANDS) -p highwater-tests --bins
+	target/$(HOST_TARGET)/release/bench
 
 .PHONY: bench-functions
 bench-functions: tools functions ## Cold start, size and memory of each function; writes its part of docs/BENCHMARKS.md

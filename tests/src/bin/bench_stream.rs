@@ -1,4 +1,4 @@
-//! Measures the pipeline alone: `target/release/bench_stream --gb 2`.
+//! Measures the pipeline alone: `bench_stream --gb 2`.
 //!
 //! A generated, InnoDB-like stream (or `--input FILE`, or `--input -`) goes through `upload` to the S3 that the environment
 //! names, and comes back through `verify`, or through `fetch` with `--into DIR`. Prints one JSON object.
