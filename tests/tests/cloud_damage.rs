@@ -482,8 +482,7 @@ impl<'a> Asked<'a> {
 
     /// How many commands to promote were sent, to any host.
     fn sent(&self) -> usize {
-        let found = self.scene.cloud.aws("ssm", "AmazonSSM.ListCommands", &json!({})).unwrap();
-        found["Commands"].as_array().unwrap().iter().filter(|command| command["DocumentName"] == "highwater-promote").count()
+        self.scene.cloud.commands().iter().filter(|command| command["DocumentName"] == "highwater-promote").count()
     }
 
     /// `promote` is called and refuses, by the promotion's name; nothing was sent.

@@ -369,8 +369,7 @@ fn an_approval_that_was_forged_stolen_or_replayed_promotes_nothing() {
     scene.ends(&good, "ended");
     scene.db.run("INSERT INTO shop.orders VALUES (100)");
     refused(scene.promote(&elsewhere(&good.drill, &format!("{EXECUTION}mine"))), "belongs to");
-    let sent = scene.cloud.aws("ssm", "AmazonSSM.ListCommands", &json!({})).unwrap();
-    let promotion = sent["Commands"].as_array().unwrap().iter().find(|c| c["DocumentName"] == "highwater-promote").unwrap();
+    let promotion = scene.cloud.commands().into_iter().find(|c| c["DocumentName"] == "highwater-promote").unwrap();
     scene.cloud.run_document("promote", host.instance(), &promotion["Parameters"]);
     assert_eq!(scene.orders(), 4, "what was written after the promotion is there");
 }

@@ -180,15 +180,16 @@ fn i7_no_secret_is_in_any_process_log_record_or_object() {
 fn everything_that_others_can_read(cloud: &Cloud, search: &mut Search) {
     let aws =
         |service: &str, target: &str, request: Value| cloud.aws(service, target, &request).unwrap_or_else(|e| panic!("{target}: {e:?}"));
-    for group in aws("logs", "Logs_20140328.DescribeLogGroups", json!({}))["logGroups"].as_array().unwrap() {
+    for group in cloud.aws_list("logs", "Logs_20140328.DescribeLogGroups", &json!({}), "logGroups") {
         let name = group["logGroupName"].as_str().unwrap();
-        search.json("functions' logs", name, &aws("logs", "Logs_20140328.FilterLogEvents", json!({"logGroupName": name})));
+        let events = cloud.aws_list("logs", "Logs_20140328.FilterLogEvents", &json!({"logGroupName": name}), "events");
+        search.json("functions' logs", name, &json!(events));
     }
-    for invocation in aws("ssm", "AmazonSSM.ListCommandInvocations", json!({"Details": true}))["CommandInvocations"].as_array().unwrap() {
+    for invocation in cloud.aws_list("ssm", "AmazonSSM.ListCommandInvocations", &json!({"Details": true}), "CommandInvocations") {
         let wanted = json!({"CommandId": invocation["CommandId"], "InstanceId": invocation["InstanceId"]});
         search.json("commands' output", "a command", &aws("ssm", "AmazonSSM.GetCommandInvocation", wanted));
     }
-    search.json("commands", "all", &aws("ssm", "AmazonSSM.ListCommands", json!({})));
+    search.json("commands", "all", &json!(cloud.commands()));
     let parameters = json!({"Path": "/", "Recursive": true, "WithDecryption": true});
     search.json("parameters", "all", &aws("ssm", "AmazonSSM.GetParametersByPath", parameters));
     search.json("the catalog", "all items", &aws("dynamodb", "DynamoDB_20120810.Scan", json!({"TableName": cloud.output("Catalog")})));

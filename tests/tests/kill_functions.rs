@@ -86,8 +86,7 @@ impl Scene {
 
     fn commands_of(&self, backup: &Value) -> usize {
         let comment = format!("highwater orders {}", backup["backup_id"].as_str().unwrap());
-        let found = self.cloud.aws("ssm", "AmazonSSM.ListCommands", &json!({})).unwrap();
-        found["Commands"].as_array().unwrap().iter().filter(|command| command["Comment"] == comment.as_str()).count()
+        self.cloud.commands().iter().filter(|command| command["Comment"] == comment.as_str()).count()
     }
 
     /// As whoever called it, a machine or an event source: again after a crash, or a race with another run, with what `next`

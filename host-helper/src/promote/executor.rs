@@ -21,6 +21,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// Whether a server answers is known after so long.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// So long service control and the server may contradict each other.
+const AGREE_LIMIT: Duration = Duration::from_secs(5);
 /// The machine needs at most a stop, two renames for each of two directories, a start and the end; more is a bug.
 const MOST_STEPS: usize = 16;
 
@@ -49,8 +51,13 @@ impl Executor<'_> {
     }
 
     async fn server_seen(&self) -> Result<ServerSeen> {
-        let status = self.service.status().await?;
-        let answers = self.connect().await.is_ok();
+        let (mut status, mut answers) = (self.service.status().await?, self.connect().await.is_ok());
+        // Asked one after the other of a server that starts or stops, as an earlier try may have left it, they contradict each other.
+        let until = Instant::now() + AGREE_LIMIT;
+        while (&status, answers) == (&Status::Stopped, true) && Instant::now() < until {
+            sleep(POLL).await;
+            (status, answers) = (self.service.status().await?, self.connect().await.is_ok());
+        }
         Ok(match (status, answers) {
             (Status::Unknown(reason), _) => ServerSeen::Unknown(reason),
             (Status::Running, true) => ServerSeen::Answering,

@@ -63,6 +63,22 @@ impl Person {
 }
 
 impl Cloud {
+    /// What a listing has in `list`, of all its pages.
+    pub fn aws_list(&self, service: &str, target: &str, request: &Value, list: &str) -> Vec<Value> {
+        let (mut request, mut found) = (request.clone(), Vec::new());
+        loop {
+            let page = self.aws(service, target, &request).unwrap_or_else(|e| panic!("{target}: {e:?}"));
+            found.extend(page[list].as_array().unwrap_or_else(|| panic!("{target}: no {list} in {page}")).iter().cloned());
+            let Some(token) = ["NextToken", "nextToken"].into_iter().find(|token| page[token].is_string()) else { return found };
+            request[token] = page[token].clone();
+        }
+    }
+
+    /// Every SSM command that was sent, the newest first.
+    pub fn commands(&self) -> Vec<Value> {
+        self.aws_list("ssm", "AmazonSSM.ListCommands", &serde_json::json!({}), "Commands")
+    }
+
     /// A call of a service that speaks JSON: `aws("ssm", "AmazonSSM.GetParameter", …)`.
     ///
     /// # Errors

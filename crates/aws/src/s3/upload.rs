@@ -13,8 +13,10 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 use std::time::Duration;
 
-/// How often the completion of an upload is tried.
-const COMPLETIONS: u32 = 3;
+/// How often the completion of an upload is tried: hours of work hang on it.
+const COMPLETIONS: u32 = 6;
+/// How long to wait at most before it is tried again.
+const COMPLETE_AGAIN: Duration = Duration::from_secs(20);
 /// How long one completion may take: S3 says minutes for many parts, and a store that copies the parts into one file needs them.
 const COMPLETION_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long an object is looked for whose completion may still be under way.
@@ -182,7 +184,7 @@ impl Upload {
             }
             tracing::warn!(key = self.key, attempt, %error, "completing the upload again");
             in_doubt = true;
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(COMPLETE_AGAIN.min(LOOK_AGAIN * (1 << (attempt - 1)))).await;
         }
         Err(self.bucket.error("complete upload of", &self.key, StoreErrorKind::Unavailable, None))
     }
