@@ -122,15 +122,8 @@ fn base64(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn i4_the_functions_of_backups_killed_between_any_two_calls_begin_and_commit_each_backup_once() {
-    let scene = Scene::new();
-    start_backup(&scene);
-    finish_backup(&scene);
-    reconcile(&scene);
-}
-
-fn start_backup(scene: &Scene) {
-    let mut torture = Torture::begin("start-backup");
+fn i4_start_backup_killed_between_any_two_calls_begins_and_sends_each_backup_once() {
+    let (scene, mut torture) = (Scene::new(), Torture::begin("start-backup"));
     // The schedule delivers its event again.
     scene.cloud.kill_at_every_call(&mut torture, "start-backup", 2, |arm| drop(scene.turn(arm)));
     // Nobody does: the next turn finds what was begun, and goes on with it, or begins.
@@ -148,13 +141,14 @@ fn start_backup(scene: &Scene) {
     torture.end();
 }
 
-fn finish_backup(scene: &Scene) {
-    let mut torture = Torture::begin("finish-backup");
+#[test]
+fn i4_finish_backup_killed_between_any_two_calls_commits_each_backup_once() {
+    let (scene, mut torture) = (Scene::new(), Torture::begin("finish-backup"));
     // SSM's event is delivered again.
     scene.cloud.kill_at_every_call(&mut torture, "finish-backup", 2, |arm| drop(scene.turn(arm)));
     // It is not: `reconcile` looks.
     scene.cloud.kill_at_every_call(&mut torture, "finish-backup", 1, |arm| {
-        let (backup, n) = ended_unheard(scene);
+        let (backup, n) = ended_unheard(&scene);
         arm();
         let _ = scene.cloud.invoke("finish-backup", &json!({"cluster": "orders", "backup_id": backup["backup_id"]}));
         scene.reconcile();
@@ -180,20 +174,21 @@ fn ended_unheard(scene: &Scene) -> (Value, usize) {
     (backup, n)
 }
 
-fn reconcile(scene: &Scene) {
-    let mut torture = Torture::begin("reconcile");
+#[test]
+fn i4_reconcile_killed_between_any_two_calls_closes_each_backup_and_drill_once_and_ends_what_leaked() {
+    let (scene, mut torture) = (Scene::new(), Torture::begin("reconcile"));
     let execution = || format!("{MACHINE}drill:reconcile-{}", scene.nth());
     scene.cloud.kill_at_every_call(&mut torture, "reconcile", 2, |arm| {
         // A backup that nobody heard of, a drill whose execution is gone, an instance that outlived its drill.
-        let (backup, n) = ended_unheard(scene);
-        let drill = plan(scene, &execution());
-        leaked(scene);
+        let (backup, n) = ended_unheard(&scene);
+        let drill = plan(&scene, &execution());
+        leaked(&scene);
         arm();
         let _ = scene.cloud.invoke("reconcile", &json!({}));
         scene.reconcile();
         assert_eq!(scene.closed(n)["backup_id"], backup["backup_id"]);
         assert_eq!(scene.closed(n)["state"], "committed");
-        assert_eq!(record(scene, &drill)["state"], "failed");
+        assert_eq!(record(&scene, &drill)["state"], "failed");
         wait_for("the leaked instance's end", || scene.cloud.drill_instances().is_empty().then_some(()));
         scene.cloud.assert_sound("orders");
     });
