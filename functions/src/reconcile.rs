@@ -41,8 +41,13 @@ impl Run {
     fn note(&mut self, came: Result<impl IntoIterator<Item = String>, impl Into<FunctionError>>) {
         match came {
             Ok(done) => self.did.extend(done),
-            Err(error) => self.errors.push(error.into()),
+            Err(error) => self.fail(error),
         }
+    }
+
+    /// What could not be done.
+    fn fail(&mut self, error: impl Into<FunctionError>) {
+        self.errors.push(error.into());
     }
 
     /// What was read, without what could not be.
@@ -51,9 +56,9 @@ impl Run {
         match read {
             Ok(each) => each.into_iter().for_each(|one| match one {
                 Ok(one) => good.push(one),
-                Err(error) => self.errors.push(error.into()),
+                Err(error) => self.fail(error),
             }),
-            Err(error) => self.errors.push(error.into()),
+            Err(error) => self.fail(error),
         }
         good
     }

@@ -47,10 +47,13 @@ fn all_closed(cloud: &Cloud) -> Vec<Value> {
     })
 }
 
+/// A deployment with one restore point: without any, a backup has less to ask for.
 fn deployed() -> (Cloud, MariaDb) {
     let (cloud, db) = (Cloud::deployed(&config()), MariaDb::start());
     db.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY); INSERT INTO shop.t VALUES (1)");
     cloud.host("orders", &db);
+    cloud.fire("backup-orders");
+    wait_for("a restore point", || backups(&cloud).iter().any(|b| b["state"] == "committed" && b["open"].is_null()).then_some(()));
     (cloud, db)
 }
 
@@ -83,10 +86,12 @@ fn a_backup_that_is_kept_from_its_services_is_transient_leaves_no_lease_stuck_an
             Err((name, message)) => assert!(name == "Transient" && message.contains(trouble.0), "{trouble:?}: {name}: {message}"),
             // It was finish-backup that needed the service.
             Ok(answer) => {
-                assert_eq!((&answer["outcome"], trouble.0), (&json!("started"), "ssm:GetCommandInvocation"), "{trouble:?}: {answer}")
+                assert_eq!((&answer["outcome"], trouble.0), (&json!("started"), "ssm:GetCommandInvocation"), "{trouble:?}: {answer}");
+                wait_for("finish-backup's question", || (cloud.fault_hits()[0] > 0).then_some(()));
             }
         }
-        assert!(cloud.fault_hits()[0] < 60, "{trouble:?}: bounded retries, not {:?}", cloud.fault_hits());
+        let hits = cloud.fault_hits()[0];
+        assert!((1..60).contains(&hits), "{trouble:?}: met, with bounded retries, not {hits} times");
         cloud.no_faults();
         // The next turn goes on with what was begun, or begins; `reconcile` looks after what nobody heard of.
         cloud.invoke("start-backup", &json!({"cluster": "orders"})).unwrap();
@@ -126,8 +131,6 @@ const DRILL: &[Trouble] = &[
 #[test]
 fn a_drill_waits_out_what_passes_and_passes_and_what_stays_fails_it_and_leaves_no_instance() {
     let ((cloud, _db), mut torture) = (deployed(), Torture::begin("drill: throttled"));
-    cloud.fire("backup-orders");
-    cloud.wait_for_item("orders", "backup#", |item| item["state"] == "committed" && item["open"].is_null());
     for trouble in torture.some(DRILL.to_vec(), 1) {
         cloud.fault(fault(trouble, Some(3)));
         let ended = cloud.execute("drill", &json!({"cluster": "orders"}));
@@ -169,13 +172,14 @@ fn reconcile_does_what_it_can_when_a_service_fails_and_the_rest_when_it_has_pass
     let ((cloud, _db), mut torture) = (deployed(), Torture::begin("reconcile: throttled"));
     cloud.fault(json!({"on": "event:aws.ssm", "effect": "lose"}));
     cloud.fire("backup-orders");
-    cloud.wait_for_item("orders", "backup#", |item| item["state"] == "running");
-    wait_for("the command's end", || cloud.events().iter().any(|event| event["detail"]["status"] == "Success").then_some(()));
+    let id = cloud.wait_for_item("orders", "backup#", |item| item["state"] == "running")["command_id"].clone();
+    let ended = |event: &Value| event["detail"]["status"] == "Success" && event["detail"]["command-id"] == id;
+    wait_for("the command's end", || cloud.events().iter().any(ended).then_some(()));
     // EC2 answers nothing: drills cannot be looked after, but the backup is.
     cloud.fault(fault(("ec2:DescribeInstances", "RequestLimitExceeded", 503), None));
     let (name, message) = cloud.invoke("reconcile", &json!({})).unwrap_err();
     assert!(name == "Transient" && message.contains("ec2:DescribeInstances"), "{name}: {message}");
-    cloud.wait_for_item("orders", "backup#", |item| item["state"] == "committed" && item["open"].is_null());
+    assert_eq!(all_closed(&cloud)[1]["state"], "committed");
     cloud.no_faults();
     reconcile(&cloud);
     cloud.assert_sound("orders");
@@ -196,8 +200,6 @@ const NOTIFY: &[(&str, &str, u16)] = &[("fail", "KMSThrottling", 400), ("fail", 
 fn a_message_that_sns_does_not_take_changes_no_result_loses_no_record_and_is_sent_when_it_can_be() {
     let ((cloud, _db), mut torture) = (deployed(), Torture::begin("notifications"));
     let told = |of: &str| cloud.notifications().iter().filter(|message| message.contains(of)).count();
-    cloud.fire("backup-orders");
-    cloud.wait_for_item("orders", "backup#", |item| item["state"] == "committed" && item["open"].is_null());
 
     // A moment of trouble is waited out. Whoever does not hear that a message was taken sends it again.
     for (effect, error, status) in torture.some(NOTIFY.to_vec(), 2) {

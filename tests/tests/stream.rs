@@ -412,14 +412,11 @@ fn a_taken_key_is_never_overwritten_and_the_upload_is_given_up() {
     assert_eq!(s3.unfinished_uploads(), Vec::<String>::new());
 }
 
-/// Completes an upload of one part to `s3`, with what happens to it on the way; returns what it said.
-fn complete_meeting(s3: &S3, faults: &[Fault]) -> Result<Vec<DataObject>> {
-    let rules: Vec<Rule> = faults.iter().map(|fault| Rule::once(Call::Complete, *fault)).collect();
-    let proxy = Proxy::before(s3, &rules);
+/// Completes an upload of one part to `s3` by way of a proxy with these rules; gives what it said, and how often each rule was met.
+fn complete_meeting(s3: &S3, rules: &[Rule]) -> (Result<Vec<DataObject>>, Vec<u32>) {
+    let proxy = Proxy::before(s3, rules);
     let staged = block_on(stage(&S3::bucket_at(proxy.url()), DISK, cursor(&sample(150)))).unwrap();
-    let published = block_on(staged.publish());
-    assert!(proxy.met().iter().all(|met| *met == 1), "{faults:?} were met {:?} times", proxy.met());
-    published
+    (block_on(staged.publish()), proxy.met())
 }
 
 #[test]
@@ -436,7 +433,10 @@ fn an_upload_whose_completion_was_answered_badly_is_found_or_tried_again() {
     for store in [S3::start, S3::start_on_disk] {
         for faults in &lost {
             let s3 = store();
-            let objects = complete_meeting(&s3, faults).unwrap_or_else(|e| panic!("{faults:?}: {}", e.chain()));
+            let rules: Vec<Rule> = faults.iter().map(|fault| Rule::once(Call::Complete, *fault)).collect();
+            let (published, met) = complete_meeting(&s3, &rules);
+            let objects = published.unwrap_or_else(|e| panic!("{faults:?}: {}", e.chain()));
+            assert!(met.iter().all(|met| *met == 1), "{faults:?} were met {met:?} times");
             assert_eq!(objects.len(), 1, "{faults:?}");
             assert_eq!(s3.get(&objects[0].key).len() as u64, objects[0].size);
             assert_eq!(s3.keys(PREFIX), [objects[0].key.as_str()]);
@@ -446,11 +446,11 @@ fn an_upload_whose_completion_was_answered_badly_is_found_or_tried_again() {
 
 #[test]
 fn an_upload_that_cannot_be_completed_says_so_and_leaves_nothing() {
-    let denied = [Fault::Answer(Fault::ACCESS_DENIED)];
-    let unavailable = vec![Fault::Answer(Fault::UNAVAILABLE); 3];
-    for (faults, expected) in [(&denied[..], Failure::AccessDenied), (&unavailable, Failure::Storage)] {
+    for (fault, expected, tries) in [(Fault::ACCESS_DENIED, Failure::AccessDenied, 1), (Fault::UNAVAILABLE, Failure::Storage, 6)] {
         let s3 = S3::start();
-        let error = complete_meeting(&s3, faults).unwrap_err();
+        let (published, met) = complete_meeting(&s3, &[Rule::always(Call::Complete, Fault::Answer(fault))]);
+        assert_eq!(met, [tries]);
+        let error = published.unwrap_err();
         assert_eq!(error.failure, expected, "{}", error.chain());
         assert!(error.message.contains("complete upload of"), "{}", error.chain());
         assert_nothing_left(&s3);

@@ -45,8 +45,7 @@ impl Key {
 
     /// The key of an item.
     fn of_item(item: &Item) -> Self {
-        let part = |name: &str| item.get(name).and_then(|v| v.as_s().ok()).cloned().unwrap_or_default();
-        Self { pk: part("pk"), sk: part("sk") }
+        Self { pk: text_of(item, "pk").to_owned(), sk: text_of(item, "sk").to_owned() }
     }
 
     /// That what lies here is not what this code wrote.
@@ -64,9 +63,6 @@ impl Key {
 pub trait Record: DeserializeOwned {
     /// The one format that this code reads.
     const FORMAT: &'static str;
-
-    /// Its format.
-    fn format(&self) -> &str;
 
     /// Where it belongs.
     fn place(&self) -> Key;
@@ -429,14 +425,21 @@ pub fn read<T: DeserializeOwned>(item: Item) -> Result<T, TableError> {
 /// `Unreadable`, also for the record of another place or format.
 pub fn read_record<R: Record>(item: Item) -> Result<R, TableError> {
     let key = Key::of_item(&item);
+    // First: one of another format need not be readable at all.
+    let format = text_of(&item, "format");
+    if format != R::FORMAT {
+        return Err(key.unreadable(format!("its format is {format:?}, expected {:?}", R::FORMAT)));
+    }
     let record: R = read(item)?;
     if key != record.place() {
         return Err(key.unreadable(format!("it is the record of {}", record.name())));
     }
-    match record.format() {
-        format if format == R::FORMAT => Ok(record),
-        other => Err(key.unreadable(format!("its format is {other:?}, expected {:?}", R::FORMAT))),
-    }
+    Ok(record)
+}
+
+/// An attribute of text; empty without it.
+fn text_of<'a>(item: &'a Item, name: &str) -> &'a str {
+    item.get(name).and_then(|value| value.as_s().ok()).map_or("", String::as_str)
 }
 
 type Cancelled = SdkError<TransactWriteItemsError>;

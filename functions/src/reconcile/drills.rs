@@ -22,7 +22,7 @@ impl Reconcile {
     pub(super) async fn drills(&self, run: &mut Run) {
         let instances = match self.ec2.drill_instances(&self.deployment).await {
             Ok(instances) => instances,
-            Err(error) => return run.note(Err::<Option<String>, _>(error)),
+            Err(error) => return run.fail(error),
         };
         for record in run.of(self.catalog.open_drills().await) {
             run.note(self.care_for(&record, &instances).await);
@@ -35,7 +35,7 @@ impl Reconcile {
                     run.note(self.end_leaked(instance, why).await.map(Some));
                 }
                 Ok(None) => {}
-                Err(error) => run.note(Err::<Option<String>, _>(error)),
+                Err(error) => run.fail(error),
             }
         }
         emit(&self.deployment, None, &[("LeakedInstances", "Count", leaks.into())]);

@@ -43,7 +43,7 @@ impl Reconcile {
             let status = match gather(&self.catalog, &config, now).await {
                 Ok(status) => status,
                 Err(error) => {
-                    run.note(Err::<Option<String>, _>(error));
+                    run.fail(error);
                     continue;
                 }
             };

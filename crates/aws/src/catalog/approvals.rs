@@ -65,10 +65,6 @@ fn newest_key(cluster: &ClusterId) -> Key {
 impl Record for ApprovalRecord {
     const FORMAT: &'static str = "highwater.catalog.approval.v1";
 
-    fn format(&self) -> &str {
-        &self.format
-    }
-
     fn place(&self) -> Key {
         key(&self.request.cluster, &self.request.id)
     }

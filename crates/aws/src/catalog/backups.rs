@@ -207,10 +207,6 @@ impl Committed {
 impl Record for BackupRecord {
     const FORMAT: &'static str = "highwater.catalog.backup.v1";
 
-    fn format(&self) -> &str {
-        &self.format
-    }
-
     fn place(&self) -> Key {
         Self::key(&self.cluster, &self.backup_id)
     }

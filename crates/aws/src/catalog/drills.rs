@@ -148,10 +148,6 @@ impl State {
 impl Record for DrillRecord {
     const FORMAT: &'static str = "highwater.catalog.drill.v1";
 
-    fn format(&self) -> &str {
-        &self.format
-    }
-
     fn place(&self) -> Key {
         Self::key(&self.cluster, &self.drill_id)
     }

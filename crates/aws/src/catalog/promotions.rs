@@ -116,10 +116,6 @@ impl State {
 impl Record for PromotionRecord {
     const FORMAT: &'static str = "highwater.catalog.promotion.v1";
 
-    fn format(&self) -> &str {
-        &self.format
-    }
-
     fn place(&self) -> Key {
         Self::key(&self.cluster, &self.id)
     }
