@@ -383,10 +383,19 @@ impl Cloud {
 
     /// Every catalog item of a cluster, in the order of their sort keys.
     pub fn items(&self, cluster: &str) -> Vec<Value> {
+        self.items_under(cluster, "")
+    }
+
+    /// Those whose sort keys begin with `prefix`.
+    pub fn items_under(&self, cluster: &str, prefix: &str) -> Vec<Value> {
         let mut request = json!({
             "TableName": self.output("Catalog"), "ConsistentRead": true, "KeyConditionExpression": "pk = :pk",
             "ExpressionAttributeValues": {":pk": {"S": format!("cluster#{cluster}")}},
         });
+        if !prefix.is_empty() {
+            request["KeyConditionExpression"] = json!("pk = :pk AND begins_with(sk, :sk)");
+            request["ExpressionAttributeValues"][":sk"] = json!({"S": prefix});
+        }
         let mut items = Vec::new();
         loop {
             let page = self.aws("dynamodb", "DynamoDB_20120810.Query", &request).unwrap_or_else(|e| panic!("{e:?}"));
@@ -398,15 +407,22 @@ impl Cloud {
         }
     }
 
+    /// The backups of `orders`, in the order in which they were begun: two ids of one second do not tell it.
+    pub fn backups(&self) -> Vec<Value> {
+        let mut found = self.items_under("orders", "backup#");
+        found.sort_by_key(|backup| backup["asked"]["token"].as_u64());
+        found
+    }
+
     /// One item, by its sort key.
     pub fn item(&self, cluster: &str, sk: &str) -> Option<Value> {
-        self.items(cluster).into_iter().find(|item| item["sk"] == sk)
+        self.items_under(cluster, sk).into_iter().find(|item| item["sk"] == sk)
     }
 
     /// Waits for an item whose sort key begins with `prefix` and which is as wanted; the newest of those.
     pub fn wait_for_item(&self, cluster: &str, prefix: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         wait_for(&format!("an item {prefix} of {cluster} as wanted, among {:?}", self.keys_of(cluster)), || {
-            self.items(cluster).into_iter().rev().find(|item| text(item, "sk").starts_with(prefix) && wanted(item))
+            self.items_under(cluster, prefix).into_iter().rev().find(&wanted)
         })
     }
 

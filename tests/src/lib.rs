@@ -77,12 +77,13 @@ pub fn wait_for<T>(what: &str, ready: impl FnMut() -> Option<T>) -> T {
 pub fn wait_for_within<T>(limit: Duration, what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
+        let look = Instant::now();
         if let Some(value) = ready() {
             return value;
         }
         assert!(started.elapsed() < limit, "waited {limit:?} for {what}");
-        // The pause between two looks, not a wait for something to have happened.
-        std::thread::sleep(Duration::from_millis(10));
+        // The pause between two looks, not a wait for something to have happened: most of the time is for what is waited for.
+        std::thread::sleep((3 * look.elapsed()).clamp(Duration::from_millis(10), Duration::from_millis(300)));
     }
 }
 

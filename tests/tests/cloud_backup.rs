@@ -31,29 +31,21 @@ fn orders() -> ClusterId {
     "orders".parse().unwrap()
 }
 
-/// The backups of the cluster in the order in which they were begun: two ids of one second do not tell it.
-fn backups(cloud: &Cloud) -> Vec<Value> {
-    let of_backup = |item: &Value| item["sk"].as_str().unwrap().starts_with("backup#");
-    let mut found: Vec<_> = cloud.items("orders").into_iter().filter(of_backup).collect();
-    found.sort_by_key(|backup| backup["asked"]["token"].as_u64());
-    found
-}
-
 fn states(cloud: &Cloud) -> Vec<String> {
-    backups(cloud).iter().map(|b| b["state"].as_str().unwrap().to_owned()).collect()
+    cloud.backups().iter().map(|b| b["state"].as_str().unwrap().to_owned()).collect()
 }
 
 /// Waits until `n` backups exist and all of them are closed.
 fn all_closed(cloud: &Cloud, n: usize) -> Vec<Value> {
     wait_for(&format!("{n} closed backups, not {:?}", states(cloud)), || {
-        let found = backups(cloud);
+        let found = cloud.backups();
         (found.len() == n && found.iter().all(|b| b["open"].is_null())).then_some(found)
     })
 }
 
 /// One turn of the schedule, to its commit.
 fn turn(cloud: &Cloud, db: &MariaDb) -> Value {
-    let before = backups(cloud).len();
+    let before = cloud.backups().len();
     write(db);
     cloud.fire("backup-orders");
     let newest = all_closed(cloud, before + 1).pop().unwrap();
@@ -149,7 +141,7 @@ fn i4_a_schedule_makes_chains_and_each_turn_is_one_backup_however_often_it_is_to
     assert_eq!(manifest(&third).parent.unwrap().backup_id, manifest(&second).backup_id);
 
     // The same turn once more, after everything: the answer says what became of it.
-    let once = cloud.items("orders").into_iter().find(|i| i["sk"].as_str().unwrap().starts_with("once#")).unwrap();
+    let once = cloud.items_under("orders", "once#").remove(0);
     let once = once["sk"].as_str().unwrap().strip_prefix("once#").unwrap();
     let again = cloud.invoke("start-backup", &json!({"cluster": "orders", "once": once})).unwrap();
     assert_eq!((&again["outcome"], &again["state"]), (&json!("already"), &json!("committed")));
@@ -198,7 +190,7 @@ fn i5_a_manifest_whose_objects_are_not_there_makes_no_restore_point() {
     let good = manifest(&turn(&cloud, &db));
     let gate = gate(&host);
     let started = cloud.invoke("start-backup", &json!({"cluster": "orders", "force": "full"})).unwrap();
-    let record = backups(&cloud).into_iter().find(|b| b["backup_id"] == started["backup_id"]).unwrap();
+    let record = cloud.backups().into_iter().find(|b| b["backup_id"] == started["backup_id"]).unwrap();
     // A manifest for this very request, of objects that nobody has.
     let mut claim = ManifestV1 {
         backup_id: record["backup_id"].as_str().unwrap().parse().unwrap(),
@@ -214,7 +206,7 @@ fn i5_a_manifest_whose_objects_are_not_there_makes_no_restore_point() {
     block_on(cloud.bucket().put_new(&claim.key(), claim.to_bytes().into(), "application/json")).unwrap();
     std::fs::write(&gate, "").unwrap();
     let failed =
-        wait_for("the end", || backups(&cloud).into_iter().find(|b| b["backup_id"] == started["backup_id"] && b["state"] == "failed"));
+        wait_for("the end", || cloud.backups().into_iter().find(|b| b["backup_id"] == started["backup_id"] && b["state"] == "failed"));
     assert_eq!(failed["failure"], "Damaged", "{failed}");
     assert!(failed["message"].as_str().unwrap().contains("ObjectMissing"), "{failed}");
     assert_eq!(head(&cloud)["newest"]["backup_id"], good.backup_id.to_string());
@@ -254,13 +246,13 @@ fn i4_an_event_that_is_lost_late_or_early_ends_in_one_commit() {
     cloud.fault(json!({"on": "ssm:SendCommand", "effect": "delay-reply", "seconds": 7, "times": 1}));
     cloud.fire("backup-orders");
     wait_for("the commit while start-backup waits", || {
-        (states(&cloud).last().unwrap() == "committed" && backups(&cloud).len() == 3).then_some(())
+        (states(&cloud).last().unwrap() == "committed" && cloud.backups().len() == 3).then_some(())
     });
     let backups = all_closed(&cloud, 3);
     wait_for("start-backup's end", || {
         (cloud.fault_hits() == [1] && cloud.function_log("start-backup").matches("sent").count() == 3).then_some(())
     });
-    assert_eq!(self::backups(&cloud), backups, "start-backup's late reply changed a committed record");
+    assert_eq!(cloud.backups(), backups, "start-backup's late reply changed a committed record");
 }
 
 #[test]
@@ -282,8 +274,8 @@ fn i4_lost_replies_hide_nothing_and_double_nothing() {
     let second = cloud.invoke("start-backup", &event).unwrap();
     assert_eq!((&first["outcome"], &first["kind"], &first["backup_id"]), (&json!("started"), &json!("full"), &second["backup_id"]));
     let third = cloud.invoke("start-backup", &json!({"cluster": "orders", "force": "new-incarnation"}));
-    assert!(third.is_err() || third.unwrap()["backup_id"] == first["backup_id"] || backups(&cloud).len() == 3);
-    let backups = all_closed(&cloud, backups(&cloud).len());
+    assert!(third.is_err() || third.unwrap()["backup_id"] == first["backup_id"] || cloud.backups().len() == 3);
+    let backups = all_closed(&cloud, cloud.backups().len());
     assert_ne!(backups[0]["incarnation"], backups[1]["incarnation"]);
     assert_eq!(cloud.invoke("start-backup", &event).unwrap()["outcome"], "already");
 
@@ -359,7 +351,7 @@ fn i3_a_backup_that_lost_its_lease_is_not_committed_by_it() {
     let gate = gate(&host);
     cloud.fire("backup-orders");
     wait_for("a command", || (states(&cloud) == ["running"]).then_some(()));
-    let lost = backups(&cloud).pop().unwrap();
+    let lost = cloud.backups().pop().unwrap();
     // A second turn meets the first one.
     let running = cloud.invoke("start-backup", &json!({"cluster": "orders"})).unwrap();
     assert_eq!((&running["outcome"], &running["backup_id"]), (&json!("running"), &lost["backup_id"]));
@@ -406,24 +398,24 @@ fn backups_wait_for_a_promotion_and_what_was_begun_and_not_sent_is_given_up() {
     assert_eq!((&waits["outcome"], &waits["promotion"]), (&json!("waits"), &json!("promotion-1")));
     let (name, message) = cloud.invoke("start-backup", &json!({"cluster": "orders", "force": "new-incarnation"})).unwrap_err();
     assert!(name == "LeaseHeld" && message.contains("promotion-1"), "{name}: {message}");
-    assert!(backups(&cloud).is_empty());
+    assert!(cloud.backups().is_empty());
     change(&held, &held.released());
 
     // SSM does not answer: the intent stands, and a retry goes on from it.
     cloud.fault(json!({"on": "ssm:SendCommand", "effect": "fail", "error": "InternalServerError", "status": 500}));
     let (name, _) = cloud.invoke("start-backup", &json!({"cluster": "orders"})).unwrap_err();
     assert_eq!((name.as_str(), states(&cloud)), ("Transient", vec!["requested".to_owned()]));
-    let looked = cloud.invoke("finish-backup", &json!({"cluster": "orders", "backup_id": backups(&cloud)[0]["backup_id"]})).unwrap();
+    let looked = cloud.invoke("finish-backup", &json!({"cluster": "orders", "backup_id": cloud.backups()[0]["backup_id"]})).unwrap();
     assert_eq!(looked["outcome"], "running", "{looked}");
     cloud.no_faults();
     let resumed = cloud.invoke("start-backup", &json!({"cluster": "orders"})).unwrap();
-    assert_eq!((&resumed["outcome"], &resumed["backup_id"]), (&json!("started"), &backups(&cloud)[0]["backup_id"]));
+    assert_eq!((&resumed["outcome"], &resumed["backup_id"]), (&json!("started"), &cloud.backups()[0]["backup_id"]));
     assert_eq!(all_closed(&cloud, 1)[0]["state"], "committed");
 
     // Nobody comes back: reconcile gives it up.
     cloud.fault(json!({"on": "ssm:SendCommand", "effect": "fail", "error": "InternalServerError", "status": 500}));
     cloud.invoke("start-backup", &json!({"cluster": "orders"})).unwrap_err();
-    let lost = backups(&cloud).pop().unwrap();
+    let lost = cloud.backups().pop().unwrap();
     set(&cloud, lost["sk"].as_str().unwrap(), &["asked", "at"], "2026-01-01T00:00:00Z");
     reconcile(&cloud);
     let lost = all_closed(&cloud, 2).pop().unwrap();

@@ -39,11 +39,7 @@ fn a_schedule_that_fires_takes_a_real_full_and_then_an_incremental_into_the_cata
 
 /// The backups of `orders` that are restore points, oldest first.
 fn committed(cloud: &Cloud) -> Vec<Value> {
-    cloud
-        .items("orders")
-        .into_iter()
-        .filter(|item| item["sk"].as_str().unwrap().starts_with("backup#") && item["state"] == "committed")
-        .collect()
+    cloud.items_under("orders", "backup#").into_iter().filter(|item| item["state"] == "committed").collect()
 }
 
 /// Takes another backup; its id.

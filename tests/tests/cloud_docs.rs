@@ -241,9 +241,8 @@ impl<'a> Terminal<'a> {
 
     /// Of the newest record of a kind.
     fn newest(&self, prefix: &str, of: &str) -> String {
-        let items = self.cloud.items("orders");
-        let found = items.iter().rev().find(|item| item["sk"].as_str().is_some_and(|sk| sk.starts_with(prefix)));
-        let value = found.and_then(|item| item.pointer(of)).and_then(Value::as_str);
+        let found = self.cloud.items_under("orders", prefix).pop();
+        let value = found.as_ref().and_then(|item| item.pointer(of)).and_then(Value::as_str);
         value.unwrap_or_else(|| panic!("no {prefix} with {of} in {found:?}")).to_owned()
     }
 

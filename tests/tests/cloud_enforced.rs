@@ -63,8 +63,7 @@ impl Scene {
                 Load::fill(&db, 50);
                 cloud.fire("backup-orders");
                 wait_for(&format!("backup {n}"), || {
-                    let items = cloud.items("orders");
-                    let backups: Vec<_> = items.iter().filter(|i| i["sk"].as_str().unwrap().starts_with("backup#")).collect();
+                    let backups = cloud.backups();
                     (backups.len() == n && backups.iter().all(|b| b["state"] == "committed" && b["open"].is_null())).then_some(())
                 });
             }

@@ -30,7 +30,7 @@ fn a_fleet_drill_tries_every_cluster_and_names_the_one_that_failed() {
 
     let ended = cloud.execute("drill-fleet", &json!({"clusters": ["orders", "orders"]}));
     assert_eq!(ended["status"], "SUCCEEDED", "{ended}");
-    assert_eq!(cloud.items("orders").iter().filter(|item| item["sk"].as_str().unwrap().starts_with("drill#")).count(), 2, "once each time");
+    assert_eq!(cloud.items_under("orders", "drill#").len(), 2, "once each time");
     for bad in [json!({"sample": 0}), json!({"clusters": []}), json!({"cluster": "orders"}), json!(["orders"])] {
         let ended = cloud.execute("drill-fleet", &bad);
         assert_eq!((&ended["status"], &ended["error"]), (&json!("FAILED"), &json!("BadInput")), "{bad}: {ended}");
@@ -38,7 +38,7 @@ fn a_fleet_drill_tries_every_cluster_and_names_the_one_that_failed() {
 
     cloud.fire("drill-orders");
     wait_for("the scheduled drill", || {
-        let drills: Vec<_> = cloud.items("orders").into_iter().filter(|item| item["sk"].as_str().unwrap().starts_with("drill#")).collect();
+        let drills = cloud.items_under("orders", "drill#");
         (drills.len() == 3 && drills[2]["state"] == "passed").then_some(())
     });
     wait_for("the end of every drill's instance", || cloud.drill_instances().is_empty().then_some(()));

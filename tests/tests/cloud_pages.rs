@@ -12,16 +12,13 @@ fn fill(db: &MariaDb) {
 
 /// One turn of the schedule, to its end; its record.
 fn turn(cloud: &Cloud, db: &MariaDb) -> Value {
-    let backups =
-        || cloud.items("orders").into_iter().filter(|item| item["sk"].as_str().unwrap().starts_with("backup#")).collect::<Vec<_>>();
-    let before = backups().len();
+    let before = cloud.backups().len();
     if db.running() {
         db.run("INSERT INTO shop.orders () VALUES (), ()");
     }
     cloud.fire("backup-orders");
     wait_for("the backup's end", || {
-        let mut found = backups();
-        found.sort_by_key(|backup| backup["asked"]["token"].as_u64());
+        let mut found = cloud.backups();
         (found.len() == before + 1 && found.iter().all(|b| b["open"].is_null())).then(|| found.pop().unwrap())
     })
 }

@@ -109,16 +109,6 @@ impl Scene {
         Self { cloud, db }
     }
 
-    /// The records whose sort keys begin so, the oldest first.
-    fn of(&self, prefix: &str) -> Vec<Value> {
-        let mut found = self.cloud.items("orders");
-        found.retain(|item| key(item).starts_with(prefix));
-        if prefix == "backup#" {
-            found.sort_by_key(|backup| backup["asked"]["token"].as_u64());
-        }
-        found
-    }
-
     /// Waits for what `reconcile` brings about, which runs meanwhile as its schedule lets it.
     fn settled<T>(&self, what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
         let mut reconciled = Instant::now();
@@ -136,14 +126,14 @@ impl Scene {
     /// The newest backup, once there are `n` and all are closed.
     fn closed(&self, n: usize) -> Value {
         self.settled(&format!("{n} closed backups"), || {
-            let found = self.of("backup#");
+            let found = self.cloud.backups();
             (found.len() == n && found.iter().all(|b| b["open"].is_null())).then(|| found[n - 1].clone())
         })
     }
 
     /// A turn of the schedule, to its end.
     fn turn(&self) -> Value {
-        let before = self.of("backup#").len();
+        let before = self.cloud.backups().len();
         Load::fill(&self.db, 50);
         self.cloud.fire("backup-orders");
         self.closed(before + 1)
@@ -166,14 +156,16 @@ impl Scene {
     /// The drills, the oldest first, once there are `n` and each was given its instance.
     fn launched(&self, n: usize) -> Vec<Value> {
         until(&format!("{n} launched drills"), || {
-            let drills = self.of("drill#");
+            let drills = self.cloud.items_under("orders", "drill#");
             (drills.len() == n && drills.iter().all(|drill| !drill["instance"].is_null())).then_some(drills)
         })
     }
 
     fn drills_end(&self) {
         self.settled("the end of every drill and its instance", || {
-            (self.of("drill#").iter().all(|drill| drill["open"].is_null()) && self.cloud.drill_instances().is_empty()).then_some(())
+            (self.cloud.items_under("orders", "drill#").iter().all(|drill| drill["open"].is_null())
+                && self.cloud.drill_instances().is_empty())
+            .then_some(())
         });
     }
 
@@ -182,7 +174,7 @@ impl Scene {
     /// Asks for a promotion: the answer's status, and the request's id.
     fn ask(&self, by: &Person) -> (u16, String) {
         let (status, _) = self.cloud.call_approval_url(by, &json!({"action": "restore", "cluster": "orders"}));
-        let newest = self.of("approval#").pop().expect("a request");
+        let newest = self.cloud.items_under("orders", "approval#").pop().expect("a request");
         (status, key(&newest).trim_start_matches("approval#").to_owned())
     }
 
@@ -254,7 +246,7 @@ impl Scene {
         // about: the open ones are looked through.
         self.refuse_once("ssm:SendCommand");
         cloud.fire("backup-orders");
-        until("the refusal", || (self.of("backup#").pop()?["state"] == "failed").then_some(()));
+        until("the refusal", || (self.cloud.backups().pop()?["state"] == "failed").then_some(()));
         self.faults_have_struck();
         let helper = host.directory().join("bin/highwater-host");
         let whole = std::fs::read_to_string(&helper).expect("read the helper");
@@ -348,7 +340,7 @@ impl Scene {
         self.refuse_once("states:SendTaskSuccess");
         let (status, answer) = self.approve(bob, &id, &certificate);
         assert_ne!(status, 200, "the task cannot be told: {answer}");
-        let backups = self.of("backup#").len();
+        let backups = self.cloud.backups().len();
         cloud.fire("fleet-reconcile");
         let ended = cloud.wait_execution(&execution);
         assert_eq!(ended["status"], "SUCCEEDED", "{ended}");

@@ -128,8 +128,7 @@ fn server() -> (MariaDb, PathBuf) {
 fn backup_ends(cloud: &Cloud, n: usize, state: &str) {
     cloud.fire("backup-orders");
     wait_for(&format!("backup {n} to be {state}"), || {
-        let items = cloud.items("orders");
-        let backups: Vec<_> = items.iter().filter(|i| i["sk"].as_str().unwrap().starts_with("backup#")).collect();
+        let backups = cloud.backups();
         (backups.len() == n && backups.iter().all(|b| b["open"].is_null()) && backups.iter().any(|b| b["state"] == state)).then_some(())
     });
 }

@@ -34,15 +34,9 @@ fn fault((on, error, status): Trouble, times: Option<u32>) -> Value {
     fault
 }
 
-fn backups(cloud: &Cloud) -> Vec<Value> {
-    let mut found: Vec<_> = cloud.items("orders").into_iter().filter(|item| item["sk"].as_str().unwrap().starts_with("backup#")).collect();
-    found.sort_by_key(|backup| backup["asked"]["token"].as_u64());
-    found
-}
-
 fn all_closed(cloud: &Cloud) -> Vec<Value> {
     wait_for_within(Duration::from_secs(120), "every backup's end", || {
-        let found = backups(cloud);
+        let found = cloud.backups();
         found.iter().all(|backup| backup["open"].is_null()).then_some(found)
     })
 }
@@ -53,7 +47,7 @@ fn deployed() -> (Cloud, MariaDb) {
     db.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY); INSERT INTO shop.t VALUES (1)");
     cloud.host("orders", &db);
     cloud.fire("backup-orders");
-    wait_for("a restore point", || backups(&cloud).iter().any(|b| b["state"] == "committed" && b["open"].is_null()).then_some(()));
+    wait_for("a restore point", || cloud.backups().iter().any(|b| b["state"] == "committed" && b["open"].is_null()).then_some(()));
     (cloud, db)
 }
 
@@ -61,10 +55,10 @@ fn deployed() -> (Cloud, MariaDb) {
 fn a_backup_waits_out_what_passes_and_is_committed() {
     let ((cloud, _db), mut torture) = (deployed(), Torture::begin("backup: throttled for a moment"));
     for trouble in torture.some(BACKUP.to_vec(), 2) {
-        let before = backups(&cloud).len();
+        let before = cloud.backups().len();
         cloud.fault(fault(trouble, Some(2)));
         cloud.fire("backup-orders");
-        wait_for("the backup's begin", || (backups(&cloud).len() > before).then_some(()));
+        wait_for("the backup's begin", || (cloud.backups().len() > before).then_some(()));
         let found = all_closed(&cloud);
         assert_eq!((found.len(), &found[before]["state"]), (before + 1, &json!("committed")), "{trouble:?}");
         assert_eq!(cloud.fault_hits(), [2], "{trouble:?}");
@@ -79,7 +73,7 @@ fn a_backup_waits_out_what_passes_and_is_committed() {
 fn a_backup_that_is_kept_from_its_services_is_transient_leaves_no_lease_stuck_and_is_finished_later() {
     let ((cloud, _db), mut torture) = (deployed(), Torture::begin("backup: throttled for long"));
     for trouble in torture.some(BACKUP.to_vec(), 1) {
-        let before = backups(&cloud).len();
+        let before = cloud.backups().len();
         cloud.fault(fault(trouble, None));
         let asked = cloud.invoke("start-backup", &json!({"cluster": "orders"}));
         match &asked {
@@ -96,11 +90,11 @@ fn a_backup_that_is_kept_from_its_services_is_transient_leaves_no_lease_stuck_an
         // The next turn goes on with what was begun, or begins; `reconcile` looks after what nobody heard of.
         cloud.invoke("start-backup", &json!({"cluster": "orders"})).unwrap();
         wait_for_within(Duration::from_secs(60), "the commit", || {
-            let newest = backups(&cloud).pop()?;
+            let newest = cloud.backups().pop()?;
             if newest["state"] == "running" {
                 reconcile(&cloud);
             }
-            (backups(&cloud).len() > before && newest["state"] == "committed").then_some(())
+            (cloud.backups().len() > before && newest["state"] == "committed").then_some(())
         });
         let found = all_closed(&cloud);
         assert!(found.iter().all(|backup| backup["state"] == "committed"), "{trouble:?}: {found:#?}");
@@ -216,7 +210,7 @@ fn a_message_that_sns_does_not_take_changes_no_result_loses_no_record_and_is_sen
     let failed = backup_fails(&cloud);
     reconcile(&cloud);
     let committed =
-        |cloud: &Cloud| backups(cloud).iter().filter(|backup| backup["state"] == "committed" && backup["open"].is_null()).count();
+        |cloud: &Cloud| cloud.backups().iter().filter(|backup| backup["state"] == "committed" && backup["open"].is_null()).count();
     cloud.fire("backup-orders");
     wait_for("the next turn", || (committed(&cloud) == 2).then_some(()));
     let id = failed.trim_start_matches("backup#");
@@ -265,10 +259,10 @@ fn drill_fails(cloud: &Cloud) -> Value {
 
 /// Lets a backup fail, SSM refusing its command; the sort key of its record, which says so and holds no lease.
 fn backup_fails(cloud: &Cloud) -> String {
-    let before = backups(cloud).len();
+    let before = cloud.backups().len();
     cloud.fault(json!({"on": "ssm:SendCommand", "effect": "fail", "error": "InvalidInstanceId", "times": 1}));
     cloud.fire("backup-orders");
-    let failed = wait_for("the backup's failure", || backups(cloud).into_iter().nth(before).filter(|b| b["state"] == "failed"));
+    let failed = wait_for("the backup's failure", || cloud.backups().into_iter().nth(before).filter(|b| b["state"] == "failed"));
     assert!(cloud.item("orders", "lease").is_none_or(|lease| lease["holder"].is_null()), "the lease is free");
     failed["sk"].as_str().unwrap().to_owned()
 }

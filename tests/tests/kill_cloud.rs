@@ -20,23 +20,17 @@ fn backed_up() -> (Cloud, MariaDb, Duration) {
     (cloud, db, took)
 }
 
-fn backups(cloud: &Cloud) -> Vec<Value> {
-    let mut found: Vec<_> = cloud.items("orders").into_iter().filter(|item| item["sk"].as_str().unwrap().starts_with("backup#")).collect();
-    found.sort_by_key(|backup| backup["asked"]["token"].as_u64());
-    found
-}
-
 /// Waits until the `n`th backup has ended, well or not.
 fn ended(cloud: &Cloud, n: usize) -> Value {
     wait_for_within(Duration::from_secs(90), &format!("the end of backup {n}"), || {
-        backups(cloud).into_iter().nth(n - 1).filter(|backup| backup["open"].is_null())
+        cloud.backups().into_iter().nth(n - 1).filter(|backup| backup["open"].is_null())
     })
 }
 
 /// One turn of the schedule, to its commit.
 fn turn(cloud: &Cloud, db: &MariaDb) -> Value {
     db.run("INSERT INTO shop.orders () VALUES ()");
-    let n = backups(cloud).len() + 1;
+    let n = cloud.backups().len() + 1;
     cloud.fire("backup-orders");
     let backup = ended(cloud, n);
     assert_eq!(backup["state"], "committed", "{backup}");
@@ -52,7 +46,7 @@ fn a_helper_killed_under_ssm_fails_its_backup_or_commits_it_and_the_next_turn_is
     let ((cloud, db, took), mut torture) = (backed_up(), Torture::begin("helper under SSM"));
     while torture.goes_on(1, 15) {
         db.run("INSERT INTO shop.orders () VALUES ()");
-        let (rows, n, moment) = (Snapshot::of(&db), backups(&cloud).len() + 1, torture.moment(took));
+        let (rows, n, moment) = (Snapshot::of(&db), cloud.backups().len() + 1, torture.moment(took));
         cloud.fire("backup-orders");
         let helper = || {
             processes_of(cloud.scratch().path()).into_iter().find(|(_, command)| command.contains(" backup --request ")).map(|(pid, _)| pid)
@@ -83,7 +77,7 @@ fn a_helper_killed_under_ssm_fails_its_backup_or_commits_it_and_the_next_turn_is
 fn drilled(cloud: &Cloud, execution: &str) -> Value {
     cloud.wait_execution(execution);
     let record = wait_for("the drill's record", || {
-        let drills = cloud.items("orders").into_iter().filter(|item| item["sk"].as_str().unwrap().starts_with("drill#"));
+        let drills = cloud.items_under("orders", "drill#");
         drills.into_iter().find(|drill| drill["execution"] == json!(execution) && drill["open"].is_null())
     });
     wait_for("the instance's end", || cloud.drill_instances().is_empty().then_some(()));

@@ -51,21 +51,14 @@ impl Scene {
     }
 
     fn items(&self, prefix: &str) -> Vec<Value> {
-        self.cloud.items("orders").into_iter().filter(|item| item["sk"].as_str().unwrap().starts_with(prefix)).collect()
-    }
-
-    /// The backups, in the order in which they were begun.
-    fn backups(&self) -> Vec<Value> {
-        let mut found = self.items("backup#");
-        found.sort_by_key(|backup| backup["asked"]["token"].as_u64());
-        found
+        self.cloud.items_under("orders", prefix)
     }
 
     /// Waits until nothing of a backup is open; gives the newest.
     fn closed(&self, n: usize) -> Value {
         let limit = Duration::from_secs(90);
-        wait_for_within(limit, &format!("{n} closed backups, of {:#?}", self.backups()), || {
-            let found = self.backups();
+        wait_for_within(limit, &format!("{n} closed backups, of {:#?}", self.cloud.backups()), || {
+            let found = self.cloud.backups();
             let done = found.len() == n && found.iter().all(|b| b["open"].is_null());
             done.then(|| found.into_iter().next_back().unwrap())
         })
@@ -73,20 +66,24 @@ impl Scene {
 
     /// One turn of the schedule to its commit, with exactly one command, whoever is killed on the way.
     fn turn(&self, arm: &dyn Fn()) -> Value {
-        let before = self.backups().len();
+        let before = self.cloud.backups().len();
         self.db.run("INSERT INTO shop.orders () VALUES ()");
         arm();
         self.cloud.fire("backup-orders");
         let newest = self.closed(before + 1);
         assert_eq!(newest["state"], "committed", "{newest}");
-        assert_eq!(self.commands_of(&newest), 1, "of {newest}");
+        self.assert_one_command_each(std::slice::from_ref(&newest));
         self.cloud.assert_sound("orders");
         newest
     }
 
-    fn commands_of(&self, backup: &Value) -> usize {
-        let comment = format!("highwater orders {}", backup["backup_id"].as_str().unwrap());
-        self.cloud.commands().iter().filter(|command| command["Comment"] == comment.as_str()).count()
+    #[track_caller]
+    fn assert_one_command_each(&self, backups: &[Value]) {
+        let commands = self.cloud.commands();
+        for backup in backups {
+            let comment = format!("highwater orders {}", backup["backup_id"].as_str().unwrap());
+            assert_eq!(commands.iter().filter(|command| command["Comment"] == comment.as_str()).count(), 1, "commands of {backup}");
+        }
     }
 
     /// As whoever called it, a machine or an event source: again after a crash, or a race with another run, with what `next`
@@ -128,14 +125,16 @@ fn i4_start_backup_killed_between_any_two_calls_begins_and_sends_each_backup_onc
     scene.cloud.kill_at_every_call(&mut torture, "start-backup", 2, |arm| drop(scene.turn(arm)));
     // Nobody does: the next turn finds what was begun, and goes on with it, or begins.
     scene.cloud.kill_at_every_call(&mut torture, "start-backup", 1, |arm| {
-        let before = scene.backups().len();
+        let before = scene.cloud.backups().len();
         arm();
         let asked = scene.cloud.invoke("start-backup", &json!({"cluster": "orders"}));
         scene.persist("start-backup", &json!({"cluster": "orders"}), |_| {}).unwrap();
-        let n = scene.backups().len();
+        let n = scene.cloud.backups().len();
         assert!(n == before + 1 || asked.is_ok() && n == before + 2, "{asked:?}: {n} backups after {before}");
         scene.closed(n);
-        assert!(scene.backups().iter().all(|backup| backup["state"] == "committed" && scene.commands_of(backup) == 1));
+        let backups = scene.cloud.backups();
+        assert!(backups.iter().all(|backup| backup["state"] == "committed"), "{backups:#?}");
+        scene.assert_one_command_each(&backups);
         scene.cloud.assert_sound("orders");
     });
     torture.end();
@@ -160,16 +159,16 @@ fn i4_finish_backup_killed_between_any_two_calls_commits_each_backup_once() {
 
 /// A backup whose command has ended, and whose event was lost; with the number of backups.
 fn ended_unheard(scene: &Scene) -> (Value, usize) {
-    let n = scene.backups().len() + 1;
+    let n = scene.cloud.backups().len() + 1;
     scene.cloud.fault(json!({"on": "event:aws.ssm", "effect": "lose", "times": 1, "match": {"status": "Success"}}));
     scene.cloud.fire("backup-orders");
     let backup = wait_for("a command that has ended unheard", || {
-        let newest = scene.backups().pop().filter(|newest| newest["state"] == "running")?;
+        let newest = scene.cloud.backups().pop().filter(|newest| newest["state"] == "running")?;
         let prefix = format!("v1/orders/{}/{}/", newest["incarnation"].as_str()?, newest["backup_id"].as_str()?);
         let is_there = scene.cloud.keys(&prefix).iter().any(|key| key.ends_with("manifest.json"));
         let lost =
             scene.cloud.events().iter().any(|event| event["fate"] == "lose" && event["detail"]["command-id"] == newest["command_id"]);
-        (is_there && lost && scene.backups().len() == n).then_some(newest)
+        (is_there && lost && scene.cloud.backups().len() == n).then_some(newest)
     });
     (backup, n)
 }
@@ -471,7 +470,7 @@ fn promote(scene: &Scene, [ada, bob]: &[Person; 2]) {
             assert_eq!(scene.db.value::<u64>("SELECT COUNT(*) FROM shop.orders"), kept, "the restored rows serve");
             // A promotion owes a full in a new incarnation, and the next turn is that.
             assert_eq!(scene.cloud.item("orders", "head").unwrap()["owed"]["force"], "new-incarnation");
-            let before = scene.backups().pop().unwrap();
+            let before = scene.cloud.backups().pop().unwrap();
             let full = scene.turn(&|| {});
             assert!(full["incarnation"] != before["incarnation"] && full["backup_id"].as_str().unwrap().contains("-full-"), "{full}");
             remove_old_data(&scene.db);

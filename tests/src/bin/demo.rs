@@ -293,8 +293,7 @@ impl Demo {
     }
 
     fn committed(&self) -> Vec<Value> {
-        let backup = |item: &Value| text(&item["sk"]).starts_with("backup#") && item["state"] == "committed";
-        self.cloud.items("orders").into_iter().filter(backup).collect()
+        self.cloud.backups().into_iter().filter(|backup| backup["state"] == "committed").collect()
     }
 
     fn manifest(&self, record: &Value) -> ManifestV1 {
