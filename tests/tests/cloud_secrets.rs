@@ -249,7 +249,8 @@ fn the_search_finds_what_is_there(defaults: &Path, db: &MariaDb) {
     let sleeper = |command: &mut Command| command.args(["sleep", "600"]).stdin(Stdio::null()).spawn().unwrap();
     let mut children = [
         sleeper(Command::new("env").arg(format!("SECRET={PASSWORD}"))),
-        Command::new("sh").args(["-c", "sleep 600; :", SETTING]).stdin(Stdio::null()).spawn().unwrap(),
+        // Without a child of its own, which would outlive it.
+        Command::new("sh").args(["-c", "read -r line", SETTING]).stdin(Stdio::piped()).spawn().unwrap(),
     ];
     wait_for("both to be seen", || (watch.seen.lock().unwrap().canaries.len() >= 2).then_some(()));
     for child in &mut children {
