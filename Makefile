@@ -27,7 +27,7 @@ check: tools check-infra ## Formatting, lints, licences and sources of dependenc
 	cargo deny --log-level error check bans licenses sources
 
 .PHONY: test
-test: check test-local-cloud test-infra ## Checks, unit tests, end-to-end tests on real servers (CI runs the demo and this)
+test: check test-local-cloud test-infra ## Checks, unit tests, end-to-end tests on real servers
 	cargo build --workspace --all-targets $(FAULTS) --quiet
 	cargo nextest run --workspace $(FAULTS) --no-fail-fast
 

@@ -27,7 +27,7 @@ afterEach(() => rmSync(directory, { recursive: true }));
 /** Runs the script; each fake writes its arguments to a log and does what `fakes` says, in bash. */
 function boot(fakes: Record<string, string>): { status: number | null; calls: string[] } {
   const log = join(directory, "log");
-  const all: Record<string, string> = { aws: AWS, "highwater-host": "exit 0", shutdown: "", logger: "", curl: 'case "$*" in *instance-id*) echo i-0abc;; *) echo t;; esac', sleep: "exec /bin/sleep 0.02", mktemp: `mkdir -p ${directory}/work && echo ${directory}/work`, ...fakes };
+  const all: Record<string, string> = { aws: AWS, "highwater-host": "exit 0", shutdown: "", logger: "", curl: 'case "$*" in *instance-id*) echo i-0abc;; *) echo t;; esac', sleep: "exec /bin/sleep 0.02", mktemp: `mkdir -p ${directory}/made && echo ${directory}/made`, ...fakes };
   for (const [name, body] of Object.entries(all)) {
     const path = join(directory, "bin", name);
     const quiet = ["sleep", "logger", "mktemp"].includes(name) ? "" : `printf '%s\\n' "${name} $*" >>'${log}'\n`;
@@ -57,17 +57,17 @@ describe("a drill's instance", () => {
     const { calls, status } = boot({});
     expect(status).toBe(0);
     expect(calls).toContain(
-      `highwater-host --config ${directory}/work/host.toml --json drill --plan s3://bucket/v1/orders/drills/d1/plan.json --sha256 ${"ab".repeat(32)} --work ${directory}/work/data --report s3://bucket/v1/orders/drills/d1/report.json`,
+      `highwater-host --config ${directory}/made/host.toml --json drill --plan s3://bucket/v1/orders/drills/d1/plan.json --sha256 ${"ab".repeat(32)} --work ${directory}/made/data --report s3://bucket/v1/orders/drills/d1/report.json`,
     );
     expect(answers(calls)).toEqual(['aws stepfunctions send-task-success --task-token secret-token --task-output {"exit_code":0}']);
     expect(calls[0]).toBe("shutdown -h +480");
     expect(calls.at(-1)).toBe("shutdown -h now");
-    expect(readFileSync(join(directory, "work/host.toml"), "utf8")).toBe('host_id = "i-0abc"\ncluster = "orders"\n');
+    expect(readFileSync(join(directory, "made/host.toml"), "utf8")).toBe('host_id = "i-0abc"\ncluster = "orders"\n');
   });
   it("lets the isolated server's user through its directory, and nobody else at what lies there", () => {
     boot({});
     const mode = (path: string) => (statSync(join(directory, path)).mode & 0o777).toString(8);
-    expect([mode("work"), mode("work/task-token"), mode("work/host.toml")]).toEqual(["711", "600", "600"]);
+    expect([mode("made"), mode("made/task-token"), mode("made/host.toml")]).toEqual(["711", "600", "600"]);
   });
   it("leaves a failed check to the report", () => {
     expect(answers(boot({ "highwater-host": "exit 18" }).calls)[0]).toContain('send-task-success --task-token secret-token --task-output {"exit_code":18}');

@@ -1,8 +1,8 @@
 """DynamoDB: a query seeks, and reads its condition once.
 
 The engine parses the condition and checks its grammar anew for every item that it evaluates it on: what depends on the text
-alone is kept. It sorts a partition and evaluates the condition on every item of it, which takes seconds where there are hundreds of thousands.
-Of a big partition, a query by the table's own key with `… BETWEEN …` sees its range only, found by bisection.
+alone is kept. It sorts a partition and evaluates the condition on every item of it, which takes seconds where there are hundreds
+of thousands: of a big one, a query by the table's own key with `… BETWEEN …` sees its range only, found by bisection.
 """
 
 import re
